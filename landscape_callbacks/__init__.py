@@ -1,0 +1,1 @@
+"""Watch the loss landscape while a Lightning model trains."""

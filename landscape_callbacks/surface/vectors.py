@@ -1,0 +1,224 @@
+"""The vector space spanned by a set of parameters: flat vectors and inner products.
+
+Every algorithm in this package works on flat one-dimensional tensors and takes inner products only through
+:class:`ParameterSpace`. That is what lets the same Lanczos loop run on one process, on replicated parameters (every rank
+holds the whole vector) and on sharded parameters (every rank holds its piece, inner products are summed over the mesh).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_SEED_STRIDE = 1_000_003
+
+
+def _local(tensor: Tensor) -> Tensor:
+    """The piece of a tensor that this process holds: the shard of a DTensor, the tensor itself otherwise."""
+    to_local = getattr(tensor, "to_local", None)
+    return to_local() if to_local is not None else tensor
+
+
+class ParameterSpace:
+    """Flat vectors over a set of parameters.
+
+    Tied parameters (the same tensor under two names) are counted once, under their first name. Frozen parameters
+    (``requires_grad=False``) are left out. A vector is a one-dimensional tensor with the parameters' entries in order; its
+    dtype is at least float32, so that sums over half-precision gradients do not lose their small terms.
+
+    Args:
+        parameters: Tensors, or ``(name, tensor)`` pairs as from ``module.named_parameters()``.
+
+    Attributes:
+        names: One name a parameter.
+        parameters: The parameters, in order.
+        dimension: Entries of a vector over all processes.
+        local_dimension: Entries of a vector that this process holds; equals ``dimension`` unless parameters are sharded.
+        dtype: Dtype of vectors.
+        device: Device of vectors.
+
+    Raises:
+        ValueError: When a parameter is complex, or when there is nothing to differentiate.
+
+    Example:
+        >>> import torch
+        >>> weight = torch.nn.Parameter(torch.ones(2, 3))
+        >>> space = ParameterSpace([("weight", weight)])
+        >>> space.dimension
+        6
+        >>> space.split(space.flatten([weight]))[0].shape
+        torch.Size([2, 3])
+    """
+
+    def __init__(self, parameters: Iterable[Tensor] | Iterable[tuple[str, Tensor]]) -> None:
+        names: list[str] = []
+        tensors: list[Tensor] = []
+        seen: set[int] = set()
+        frozen = 0
+        for index, entry in enumerate(parameters):
+            name, tensor = (str(index), entry) if isinstance(entry, Tensor) else entry
+            if id(tensor) in seen:
+                continue
+            seen.add(id(tensor))
+            if isinstance(tensor, torch.nn.parameter.UninitializedParameter):
+                raise ValueError(
+                    f"Parameter '{name}' is not initialized yet (a lazy module). Run one batch through the model first."
+                )
+            if tensor.is_complex():
+                raise ValueError(
+                    f"Parameter '{name}' is complex ({tensor.dtype}); curvature is defined here for real parameters only. "
+                    "Exclude it, or hold its real and imaginary parts as two real parameters."
+                )
+            if not tensor.requires_grad:
+                frozen += 1
+                continue
+            names.append(name)
+            tensors.append(tensor)
+        if not tensors:
+            received = f"all {frozen} parameters are frozen" if frozen else "no parameter was given"
+            raise ValueError(
+                f"Nothing to differentiate: {received}. Pass at least one floating-point parameter with requires_grad=True."
+            )
+        self.names = tuple(names)
+        self.parameters = tuple(tensors)
+        self.device = _local(tensors[0]).device
+        self.dtype = torch.float32
+        for tensor in tensors:
+            self.dtype = torch.promote_types(self.dtype, tensor.dtype)
+        self._shapes = tuple(_local(tensor).shape for tensor in tensors)
+        self._sizes = tuple(shape.numel() for shape in self._shapes)
+        self.local_dimension = sum(self._sizes)
+        self.dimension = sum(tensor.numel() for tensor in tensors)
+        self._mesh, self._segments = self._find_shards()
+
+    def _find_shards(self) -> tuple[Any, list[tuple[int, int, float]]]:
+        """The mesh that parameters are sharded over, and for each run of entries the share that this copy counts for.
+
+        An entry that r processes of the mesh hold counts 1/r on each, so that a plain sum over the mesh is right.
+        """
+        meshes = [tensor.device_mesh for tensor in self.parameters if hasattr(tensor, "device_mesh")]
+        if not meshes:
+            return None, []
+        mesh = meshes[0]
+        if any(other != mesh for other in meshes):
+            raise ValueError("The parameters are sharded over more than one device mesh; measure one mesh's parameters at a time.")
+        segments: list[tuple[int, int, float]] = []
+        start = 0
+        for tensor, size in zip(self.parameters, self._sizes, strict=True):
+            copies = mesh.size()
+            for axis, placement in enumerate(getattr(tensor, "placements", ())):
+                if placement.is_partial():
+                    raise ValueError(f"A parameter is placed as {placement}; only sharded and replicated parameters are supported.")
+                if placement.is_shard():
+                    copies //= mesh.size(axis)
+            share = 1.0 / copies
+            if segments and segments[-1][2] == share:
+                segments[-1] = (segments[-1][0], start + size, share)
+            else:
+                segments.append((start, start + size, share))
+            start += size
+        return mesh, segments
+
+    def flatten(self, tensors: Sequence[Tensor | None]) -> Tensor:
+        """One flat vector from a tensor a parameter; ``None`` (an unused parameter) becomes zeros."""
+        pieces = [
+            torch.zeros(size, dtype=self.dtype, device=self.device)
+            if tensor is None
+            else _local(tensor).detach().to(device=self.device, dtype=self.dtype).reshape(-1)
+            for tensor, size in zip(tensors, self._sizes, strict=True)
+        ]
+        return torch.cat(pieces)
+
+    def split(self, vector: Tensor) -> list[Tensor]:
+        """The entries of a flat vector, one tensor a parameter in its shape, dtype and device (views where possible)."""
+        if vector.shape != (self.local_dimension,):
+            raise ValueError(f"Expected a flat vector of {self.local_dimension} entries, got shape {tuple(vector.shape)}.")
+        pieces = torch.split(vector, self._sizes)
+        return [
+            piece.view(shape).to(device=_local(tensor).device, dtype=tensor.dtype)
+            for piece, shape, tensor in zip(pieces, self._shapes, self.parameters, strict=True)
+        ]
+
+    def split_like_parameters(self, vector: Tensor) -> list[Tensor]:
+        """As :meth:`split`, and as DTensors where the parameters are: the form that autograd takes as grad outputs."""
+        pieces = self.split(vector)
+        if self._mesh is None:
+            return pieces
+        from torch.distributed.tensor import DTensor
+
+        return [
+            DTensor.from_local(piece, tensor.device_mesh, tensor.placements, shape=tensor.shape, stride=tensor.stride())
+            if isinstance(tensor, DTensor)
+            else piece
+            for piece, tensor in zip(pieces, self.parameters, strict=True)
+        ]
+
+    def weights(self) -> Tensor:
+        """A copy of the current weights as one flat vector."""
+        return self.flatten(self.parameters)
+
+    def zeros(self) -> Tensor:
+        """The zero vector."""
+        return torch.zeros(self.local_dimension, dtype=self.dtype, device=self.device)
+
+    def random(self, seed: int, distribution: str = "normal") -> Tensor:
+        """A random vector from its own generator: no global random stream is read or moved.
+
+        Args:
+            seed: The same seed gives the same vector on every process; sharded pieces differ from each other.
+            distribution: ``"normal"`` (independent standard normal entries) or ``"rademacher"`` (independent ±1).
+        """
+        if distribution not in ("normal", "rademacher"):
+            raise ValueError(f"distribution must be 'normal' or 'rademacher', got {distribution!r}.")
+        if self._mesh is None:
+            return self._draw(self.local_dimension, seed, distribution)
+        pieces = []
+        for index, (tensor, size) in enumerate(zip(self.parameters, self._sizes, strict=True)):
+            place = 0
+            for axis, placement in enumerate(getattr(tensor, "placements", ())):
+                if placement.is_shard():
+                    place = place * self._mesh.size(axis) + self._mesh.get_local_rank(axis)
+            pieces.append(self._draw(size, seed + _SEED_STRIDE * (1 + index) + 7919 * place, distribution))
+        return torch.cat(pieces)
+
+    def _draw(self, size: int, seed: int, distribution: str) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        if distribution == "normal":
+            drawn = torch.randn(size, generator=generator, dtype=self.dtype)
+        else:
+            drawn = torch.randint(0, 2, (size,), generator=generator).to(self.dtype).mul_(2).sub_(1)
+        return drawn.to(self.device)
+
+    def dot(self, first: Tensor, second: Tensor) -> Tensor:
+        """Inner product of two flat vectors over all processes that share them; a 0-d tensor."""
+        if self._mesh is None:
+            return torch.dot(first, second)
+        total = sum(share * torch.dot(first[a:b], second[a:b]) for a, b, share in self._segments)
+        return self._sum_over_mesh(total)
+
+    def norm(self, vector: Tensor) -> Tensor:
+        """Euclidean norm of a flat vector; a 0-d tensor."""
+        if self._mesh is None:
+            return torch.linalg.vector_norm(vector)
+        return self.dot(vector, vector).sqrt()
+
+    def coefficients(self, basis: Tensor, vector: Tensor) -> Tensor:
+        """Inner products of the rows of ``basis`` (m, n) with ``vector`` (n,); shape (m,)."""
+        if self._mesh is None:
+            return torch.mv(basis, vector)
+        total = sum(share * torch.mv(basis[:, a:b], vector[a:b]) for a, b, share in self._segments)
+        return self._sum_over_mesh(total)
+
+    def _sum_over_mesh(self, value: Any) -> Tensor:
+        total: Tensor = value
+        for axis in range(self._mesh.ndim):
+            torch.distributed.all_reduce(total, group=self._mesh.get_group(axis))
+        return total
+
+    def __repr__(self) -> str:
+        return f"ParameterSpace({len(self.parameters)} parameters, {self.dimension} entries, {self.dtype}, {self.device})"
+
+
