@@ -1,0 +1,219 @@
+"""Stability limits against real torch optimizers on quadratics, and the line search against closed forms."""
+
+import math
+
+import pytest
+import torch
+
+from landscape_callbacks.diagnosis.stability import (
+    OPTIMIZER_KINDS,
+    critical_learning_rate,
+    curvature_limit,
+    largest_stable_learning_rate,
+)
+
+
+def _diverges(make_optimizer, curvature, steps=800):
+    weight = torch.nn.Parameter(torch.tensor([1.0], dtype=torch.float64))
+    optimizer = make_optimizer([weight])
+    for _ in range(steps):
+        weight.grad = curvature * weight.detach()
+        optimizer.step()
+        if not abs(weight.item()) < 1e12:
+            return True
+    return abs(weight.item()) > 1.0
+
+
+def _measured_limit(make_optimizer, guess):
+    low, high = 0.9 * guess, 1.1 * guess
+    assert not _diverges(make_optimizer, low)
+    assert _diverges(make_optimizer, high)
+    while high / low > 1.01:
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if _diverges(make_optimizer, middle) else (middle, high)
+    return math.sqrt(low * high)
+
+
+FORMS = {
+    "gradient descent": ("gradient_descent", {}, lambda p: torch.optim.SGD(p, lr=0.1)),
+    "heavy ball": ("heavy_ball", {"momentum": 0.9}, lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9)),
+    "dampened": (
+        "heavy_ball",
+        {"momentum": 0.8, "dampening": 0.3},
+        lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.8, dampening=0.3),
+    ),
+    "nesterov": ("nesterov", {"momentum": 0.9}, lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True)),
+    "moving average": (
+        "moving_average",
+        {"momentum": 0.9},
+        lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, dampening=0.9),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_limit_of_plain_forms_is_where_torch_begins_to_diverge(name):
+    kind, options, make_optimizer = FORMS[name]
+    limit = curvature_limit(kind, 0.1, **options)
+    assert _measured_limit(make_optimizer, limit) == pytest.approx(limit, rel=0.02)
+
+
+# A second moment that barely moves freezes the preconditioner: with v = c² from the first step on, P = c, and the
+# preconditioned curvature is h/c.
+FROZEN = {
+    "adam": ({"betas": (0.9, 1 - 1e-12)}, lambda p: torch.optim.Adam(p, lr=1e-2, betas=(0.9, 1 - 1e-12), eps=0)),
+    "adamw": (
+        {"betas": (0.8, 1 - 1e-12), "decoupled_weight_decay": 20.0},
+        lambda p: torch.optim.AdamW(p, lr=1e-2, betas=(0.8, 1 - 1e-12), eps=0, weight_decay=20.0),
+    ),
+    "nadam": (
+        {"betas": (0.9, 1 - 1e-12)},
+        lambda p: torch.optim.NAdam(p, lr=1e-2, betas=(0.9, 1 - 1e-12), eps=0, momentum_decay=10.0),
+    ),
+    "adamax": ({"betas": (0.9, 1 - 1e-12)}, lambda p: torch.optim.Adamax(p, lr=1e-2, betas=(0.9, 1 - 1e-12), eps=0)),
+    "rmsprop": (
+        {"momentum": 0.5},
+        lambda p: torch.optim.RMSprop(p, lr=1e-2, alpha=1 - 1e-12, momentum=0.5, eps=0),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FROZEN)
+def test_limit_of_adaptive_forms_with_a_frozen_preconditioner(kind):
+    options, make_optimizer = FROZEN[kind]
+    limit = curvature_limit(kind, 1e-2, **options)
+
+    def frozen(parameters):
+        optimizer = make_optimizer(parameters)
+        for parameter in parameters:
+            state = optimizer.state[parameter]
+            state["step"] = torch.tensor(1e9)
+            for name in ("exp_avg", "momentum_buffer"):
+                state[name] = torch.zeros_like(parameter.data)
+            state["exp_avg_sq"] = state["square_avg"] = torch.ones_like(parameter.data)
+            state["exp_inf"] = torch.full_like(parameter.data, 1.0)
+            state["mu_product"] = torch.tensor(0.0, dtype=torch.float64)
+        return optimizer
+
+    # Bias correction divides by 1 - beta2**step, about 1e-3 here: the frozen second moment is 1 after it.
+    correction = 1 - (1 - 1e-12) ** 1e9 if kind in ("adam", "adamw", "nadam") else 1.0
+    scale = math.sqrt(1 / correction)
+
+    def diverges(curvature):
+        weight = torch.nn.Parameter(torch.tensor([1e-9], dtype=torch.float64))
+        optimizer = frozen([weight])
+        for _ in range(800):
+            weight.grad = curvature * scale * weight.detach()
+            optimizer.step()
+            # Gradients have to stay small beside the frozen second moment of 1.
+            if not abs(curvature * scale * weight.item()) < 1e-2:
+                return True
+        return abs(weight.item()) > 1e-9
+
+    low, high = 0.9 * limit, 1.1 * limit
+    assert not diverges(low)
+    assert diverges(high)
+    while high / low > 1.01:
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if diverges(middle) else (middle, high)
+    assert math.sqrt(low * high) == pytest.approx(limit, rel=0.02)
+
+
+def test_adam_on_a_quadratic_settles_at_the_limit_by_itself():
+    # The second moment shrinks with the gradient until the preconditioned curvature meets the limit, and hovers there.
+    weight = torch.nn.Parameter(torch.tensor([1.0], dtype=torch.float64))
+    optimizer = torch.optim.Adam([weight], lr=1e-2, betas=(0.9, 0.995), eps=0.0)
+    preconditioned = []
+    for step in range(1, 8001):
+        weight.grad = 3.0 * weight.detach()
+        optimizer.step()
+        second = optimizer.state[weight]["exp_avg_sq"].item() / (1 - 0.995**step)
+        preconditioned.append(3.0 / math.sqrt(second))
+    ratio = sum(preconditioned[-3000:]) / 3000 / curvature_limit("adam", 1e-2)
+    assert 0.9 < ratio < 1.1
+
+
+@pytest.mark.parametrize("kind", OPTIMIZER_KINDS)
+def test_largest_stable_learning_rate_inverts_the_limit(kind):
+    options = {"momentum": 0.7, "betas": (0.85, 0.99), "dampening": 0.2, "decoupled_weight_decay": 0.3}
+    limit = curvature_limit(kind, 0.05, **options)
+    assert largest_stable_learning_rate(kind, limit, **options) == pytest.approx(0.05)
+
+
+def test_no_positive_curvature_bounds_nothing():
+    assert largest_stable_learning_rate("gradient_descent", -3.0) == math.inf
+
+
+def test_known_numbers():
+    assert curvature_limit("gradient_descent", 0.1) == pytest.approx(20)
+    assert curvature_limit("heavy_ball", 0.1, momentum=0.9) == pytest.approx(38)
+    assert curvature_limit("nesterov", 0.1, momentum=0.9) == pytest.approx(3.8 / 2.8 / 0.1)
+    assert curvature_limit("adamw", 1e-3) == pytest.approx(38 / 1e-3)
+    assert curvature_limit("rmsprop", 1e-3) == pytest.approx(2 / 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("lion", 0.1, {}), "Unknown kind"),
+        (("adam", 0.0, {}), "learning rate has to be positive"),
+        (("adam", 0.1, {"betas": (1.0, 0.9)}), "got 1.0"),
+        (("heavy_ball", 0.1, {"momentum": 0.5, "dampening": 1.0}), "Dampening"),
+        (("adamw", 0.1, {"decoupled_weight_decay": -1.0}), "at least 0"),
+    ],
+)
+def test_refusals_repeat_what_was_received(arguments, message):
+    kind, rate, options = arguments
+    with pytest.raises(ValueError, match=message):
+        curvature_limit(kind, rate, **options)
+
+
+@pytest.mark.parametrize("initial", [1e-4, 0.01, 0.3, 0.5, 2.0, 50.0])
+def test_critical_rate_of_a_parabola_is_exact(initial):
+    found = critical_learning_rate(lambda rate: 2.0 * (1.0 - 4.0 * rate) ** 2, initial)
+    assert found.value == pytest.approx(0.5, rel=1e-6)
+    assert found.lower <= found.value <= found.upper
+    assert found.forwards <= 6
+
+
+@pytest.mark.parametrize("initial", [0.05, 0.2, 0.5, 1.5])
+def test_critical_rate_of_a_line_with_higher_terms(initial):
+    def loss_at(rate):
+        return 2.0 * (1.0 - 4.0 * rate) ** 2 + 3.0 * rate**4
+
+    low, high = 0.3, 0.6  # independent bisection
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if loss_at(middle) < loss_at(0.0) else (low, middle)
+    found = critical_learning_rate(loss_at, initial)
+    assert found.value == pytest.approx(low, rel=0.02)
+
+
+def test_critical_rate_counts_its_forwards_and_takes_a_known_loss():
+    calls = []
+
+    def loss_at(rate):
+        calls.append(rate)
+        return (1.0 - rate) ** 2
+
+    found = critical_learning_rate(loss_at, 0.7, loss_at_zero=1.0)
+    assert found.forwards == len(calls)
+    assert 0.0 not in calls
+    assert found.value == pytest.approx(2.0)
+
+
+def test_critical_rate_is_infinite_downhill_and_zero_uphill():
+    assert critical_learning_rate(lambda rate: -rate, 1.0).value == math.inf
+    assert critical_learning_rate(lambda rate: rate, 1.0).value == 0.0
+
+
+def test_critical_rate_of_a_loss_that_overflows():
+    found = critical_learning_rate(lambda rate: (1.0 - rate) ** 2 if rate < 10 else math.inf, 50.0, forwards=8)
+    assert found.value == pytest.approx(2.0)
+
+
+def test_critical_rate_refuses_a_useless_start():
+    with pytest.raises(ValueError, match=r"got 0\.0"):
+        critical_learning_rate(lambda rate: rate, 0.0)
+    with pytest.raises(ValueError, match="at least 3"):
+        critical_learning_rate(lambda rate: rate, 1.0, forwards=2)
