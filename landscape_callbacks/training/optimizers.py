@@ -1,8 +1,8 @@
 """What an optimizer does to a step: its kind, its hyperparameters, and the diagonal that it preconditions by.
 
-Stability is a matter of the optimizer's linear map, not of the loss alone: Adam steps against ``P⁻¹ m``, so what has to stay
-below its limit is the curvature of ``P⁻¹ H`` (Cohen et al. 2022, arXiv 2207.14484). This file reads ``P`` from the state of a
-torch optimizer.
+Stability is a matter of the optimizer's linear map, not of the loss alone: Adam steps against ``P⁻¹ m``, so what has
+to stay below its limit is the curvature of ``P⁻¹ H`` (Cohen et al. 2022, arXiv 2207.14484). This file reads ``P`` from
+the state of a torch optimizer.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ Product = Callable[[Tensor], Tensor]
 class OptimizerDescription:
     """An optimizer as a linear map, read after its last step.
 
-    With ``η = learning_rate`` and ``P = preconditioner`` (ones when ``None`` and ``why_not`` is ``None``), a step without
-    decoupled weight decay is ``-η P⁻¹ m``, where ``m`` is what the optimizer keeps as momentum: the gradient itself, SGD's
-    momentum buffer, Adam's ``exp_avg``. Groups with different learning rates, parameters that the optimizer does not hold and
-    parameters that never got a gradient are folded into ``P`` (``inf`` where a parameter does not move), so that one ``η``
-    stands for all.
+    With ``η = learning_rate`` and ``P = preconditioner`` (ones when ``None`` and ``why_not`` is ``None``), a step
+    without decoupled weight decay is ``-η P⁻¹ m``, where ``m`` is what the optimizer keeps as momentum: the gradient
+    itself, SGD's momentum buffer, Adam's ``exp_avg``. Groups with different learning rates, parameters that the
+    optimizer does not hold and parameters that never got a gradient are folded into ``P`` (``inf`` where a parameter
+    does not move), so that one ``η`` stands for all.
 
     Attributes:
-        kind: ``"gradient_descent"``, ``"heavy_ball"``, ``"nesterov"``, ``"adam"``, ``"adamw"``, ``"nadam"``, ``"rmsprop"`` or
-            ``"unknown"``.
+        kind: ``"gradient_descent"``, ``"heavy_ball"``, ``"nesterov"``, ``"adam"``, ``"adamw"``, ``"nadam"``,
+            ``"rmsprop"`` or ``"unknown"``.
         name: The optimizer's class name.
         learning_rate: The largest learning rate of the groups that hold parameters of the space.
         learning_rates: One a group of the optimizer, in its order.
@@ -42,8 +42,8 @@ class OptimizerDescription:
         epsilon: The constant in the preconditioner; 0 for SGD.
         weight_decay: The largest weight decay of the groups that hold parameters of the space.
         decoupled_weight_decay: Whether the decay acts on the weights (AdamW) or is part of the gradient.
-        coupled_decay: What weight decay adds to the diagonal of the Hessian: one number when all parameters share it, else flat,
-            shape (n,). Zero when decoupled.
+        coupled_decay: What weight decay adds to the diagonal of the Hessian: one number when all parameters share it,
+            else flat, shape (n,). Zero when decoupled.
         amsgrad: Whether Adam uses the largest second moment so far.
         centered: Whether RMSprop subtracts the squared mean gradient.
         maximize: Whether it climbs; curvature limits then hold for the negative of the loss.
@@ -75,10 +75,22 @@ class OptimizerDescription:
         """Whether the step looks ahead along the momentum."""
         return self.kind in ("nesterov", "nadam")
 
+    @property
+    def stability_form(self) -> dict[str, Any]:
+        """What :func:`landscape_callbacks.diagnosis.stability.curvature_limit` asks for besides the learning rate."""
+        return {
+            "kind": self.kind,
+            "momentum": self.momentum,
+            "betas": self.betas or (0.0, 0.0),
+            "dampening": self.dampening,
+            "decoupled_weight_decay": self.weight_decay if self.decoupled_weight_decay else 0.0,
+        }
+
     def curvature_product(self, hessian_vector_product: Product) -> Product:
         """The symmetric operator whose eigenvalues the stability limit speaks of.
 
-        ``v ↦ P^(-1/2) (H + D) P^(-1/2) v`` with the coupled weight decay ``D``; it has the eigenvalues of ``P⁻¹(H + D)``.
+        ``v ↦ P^(-1/2) (H + D) P^(-1/2) v`` with the coupled weight decay ``D``: its eigenvalues are those of
+        ``P⁻¹(H + D)``.
 
         Args:
             hessian_vector_product: ``v ↦ H v`` on flat vectors.
@@ -107,7 +119,7 @@ class OptimizerDescription:
 
 
 def unwrap_optimizer(optimizer: Any) -> Any:
-    """The torch optimizer inside a wrapper that keeps it as ``.optimizer``, such as Lightning's ``LightningOptimizer``."""
+    """The torch optimizer inside a wrapper that keeps it as ``.optimizer``, as ``LightningOptimizer`` does."""
     inner = getattr(optimizer, "optimizer", None)
     return unwrap_optimizer(inner) if isinstance(inner, Optimizer) and inner is not optimizer else optimizer
 
@@ -115,13 +127,13 @@ def unwrap_optimizer(optimizer: Any) -> Any:
 def describe_optimizer(optimizer: Optimizer, space: ParameterSpace) -> OptimizerDescription:
     """Reads the kind, the hyperparameters and the preconditioner of a torch optimizer.
 
-    Nothing is written and no random number is drawn. Reading a learning rate or a step count that lives on an accelerator (as
-    with ``capturable=True``) waits for it, so call this where you measure, not at every step.
+    Nothing is written and no random number is drawn. Reading a learning rate or a step count that lives on an
+    accelerator (as with ``capturable=True``) waits for it, so call this where you measure, not at every step.
 
     Adam's bias corrections and ``ε`` are part of the preconditioner (Cohen et al. 2022, §2):
-    ``P = (1 − β₁^t) · (√(v / (1 − β₂^t)) + ε)``; RMSprop's is ``√v + ε``, with ``v`` less the squared mean gradient when
-    centered. NAdam mixes gradient and momentum by a schedule of its own; its ``P`` is ``√(v / (1 − β₂^t)) + ε``, which leaves
-    that mixture out.
+    ``P = (1 − β₁^t) · (√(v / (1 − β₂^t)) + ε)``; RMSprop's is ``√v + ε``, with ``v`` less the squared mean gradient
+    when centered. NAdam mixes gradient and momentum by a schedule of its own; its ``P`` is ``√(v / (1 − β₂^t)) + ε``,
+    which leaves that mixture out.
 
     Args:
         optimizer: A torch optimizer, or Lightning's wrapper around one.
@@ -155,7 +167,7 @@ def describe_optimizer(optimizer: Optimizer, space: ParameterSpace) -> Optimizer
         return _unknown(
             name,
             rates,
-            f"The update rule of {name} is not known here; known are SGD, Adam, AdamW, NAdam and RMSprop of torch.optim.",
+            f"The update rule of {name} is not known here; known are torch's SGD, Adam, AdamW, NAdam and RMSprop.",
         )
     first = groups[held[0]]
     differing = [key for key in _SHARED_KEYS if any(groups[i].get(key) != first.get(key) for i in held)]
@@ -163,7 +175,7 @@ def describe_optimizer(optimizer: Optimizer, space: ParameterSpace) -> Optimizer
         return _unknown(
             name,
             rates,
-            f"The parameter groups of {name} differ in {', '.join(differing)}, so no single stability limit holds for all of them.",
+            f"The parameter groups of {name} differ in {', '.join(differing)}, so no one stability limit holds for all.",
         )
     rate = max(rates[i] for i in held)
     decoupled = bool(first.get("decoupled_weight_decay", False))
@@ -295,10 +307,8 @@ def _preconditioner(
         identity = identity and family is SGD and own_rate == rate
         pieces.append(diagonal)
     if not seen_state:
-        return (
-            None,
-            f"{type(optimizer).__name__} has not stepped yet, so its preconditioner is not known; measure after a step.",
-        )
+        name = type(optimizer).__name__
+        return None, f"{name} has not stepped yet, so its preconditioner is not known; measure after a step."
     return (None if identity else space.flatten(pieces)), None
 
 

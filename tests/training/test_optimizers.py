@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, NAdam, RMSprop
 
+from landscape_callbacks.diagnosis.stability import curvature_limit
 from landscape_callbacks.surface.vectors import ParameterSpace
 from landscape_callbacks.training.optimizers import describe_optimizer, unwrap_optimizer
 
@@ -62,10 +63,11 @@ def test_the_step_of_adam_is_minus_rate_times_preconditioned_momentum(kind, opti
         expected = expected - 0.01 * description.weight_decay * before
     torch.testing.assert_close(update, expected, rtol=1e-9, atol=1e-15)
     assert description.kind == ("adamw" if kind is AdamW else "adam")
-    assert description.betas == (0.8, 0.95) and description.steps == steps and description.why_not is None
-    assert description.maximize == options.get("maximize", False) and description.amsgrad == options.get(
-        "amsgrad", False
-    )
+    assert description.betas == (0.8, 0.95)
+    assert description.steps == steps
+    assert description.why_not is None
+    assert description.maximize == options.get("maximize", False)
+    assert description.amsgrad == options.get("amsgrad", False)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 40])
@@ -96,8 +98,11 @@ def test_the_step_of_rmsprop(momentum, centered, foreach, steps):
     gradient = space.flatten([p.grad for p in parameters]) + description.coupled_decay * before
     expected = -0.01 * (momentum * previous + gradient / description.preconditioner)
     torch.testing.assert_close(space.weights() - before, expected, rtol=1e-9, atol=1e-15)
-    assert description.kind == "rmsprop" and description.momentum == momentum and description.centered == centered
-    assert description.betas == (0.0, 0.9) and description.coupled_decay == 0.2
+    assert description.kind == "rmsprop"
+    assert description.momentum == momentum
+    assert description.centered == centered
+    assert description.betas == (0.0, 0.9)
+    assert description.coupled_decay == 0.2
 
 
 def test_nadam_divides_by_its_preconditioner():
@@ -113,7 +118,8 @@ def test_nadam_divides_by_its_preconditioner():
     product = float(state[0]["mu_product"])
     mixture = (1 - mu) / (1 - product) * gradient + mu_next / (1 - product * mu_next) * momentum
     torch.testing.assert_close(update, -0.01 * mixture / description.preconditioner, rtol=1e-6, atol=1e-15)
-    assert description.kind == "nadam" and description.nesterov
+    assert description.kind == "nadam"
+    assert description.nesterov
 
 
 @pytest.mark.parametrize(
@@ -129,10 +135,10 @@ def test_sgd_has_no_preconditioner(options, kind):
     parameters = _parameters()
     description = describe_optimizer(SGD(parameters, lr=0.3, **options), ParameterSpace(parameters))
     assert (description.kind, description.learning_rate, description.preconditioner) == (kind, 0.3, None)
-    assert description.why_not is None and description.steps is None
-    assert description.momentum == options.get("momentum", 0.0) and description.dampening == options.get(
-        "dampening", 0.0
-    )
+    assert description.why_not is None
+    assert description.steps is None
+    assert description.momentum == options.get("momentum", 0.0)
+    assert description.dampening == options.get("dampening", 0.0)
     assert description.nesterov == (kind == "nesterov")
 
 
@@ -142,7 +148,8 @@ def test_groups_with_different_rates_become_part_of_the_preconditioner():
     _, update, _ = _run(optimizer, [first, second], 5)
     space = ParameterSpace([first, second])
     description = describe_optimizer(optimizer, space)
-    assert description.learning_rate == 0.01 and description.learning_rates == (0.002, 0.01)
+    assert description.learning_rate == 0.01
+    assert description.learning_rates == (0.002, 0.01)
     momentum = space.flatten([optimizer.state[p]["exp_avg"] for p in (first, second)])
     torch.testing.assert_close(update, -0.01 * momentum / description.preconditioner, rtol=1e-9, atol=1e-15)
 
@@ -166,7 +173,8 @@ def test_a_parameter_that_does_not_move_has_an_infinite_preconditioner():
         product = description.curvature_product(lambda v: torch.full_like(v, v.sum().item()))(
             torch.ones(10, dtype=torch.float64)
         )
-        assert torch.isfinite(product).all() and not product[first.numel() :].any()
+        assert torch.isfinite(product).all()
+        assert not product[first.numel() :].any()
 
 
 def test_weight_decay_by_group_is_a_vector():
@@ -198,11 +206,31 @@ def test_the_curvature_product_has_the_eigenvalues_of_the_preconditioned_hessian
     torch.testing.assert_close(torch.linalg.eigvalsh(matrix), reference.sort().values, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.parametrize(
+    ("build", "expected"),
+    [
+        (lambda p: SGD(p, lr=0.5), 4.0),
+        (lambda p: SGD(p, lr=0.5, momentum=0.5), 6.0),
+        (lambda p: SGD(p, lr=0.5, momentum=0.5, dampening=0.5), 12.0),
+        (lambda p: SGD(p, lr=0.5, momentum=0.5, nesterov=True), 3.0),
+        (lambda p: Adam(p, lr=1e-3), 38000.0),
+        (lambda p: AdamW(p, lr=1e-3, weight_decay=1.0), 38000.0 - 19.0),
+        (lambda p: RMSprop(p, lr=0.5, momentum=0.5), 6.0),
+    ],
+)
+def test_the_form_that_the_stability_limits_take(build, expected):
+    parameters = _parameters()
+    description = describe_optimizer(build(parameters), ParameterSpace(parameters))
+    limit = curvature_limit(learning_rate=description.learning_rate, **description.stability_form)
+    assert limit == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("kind", [Adam, AdamW, RMSprop, NAdam])
 def test_before_the_first_step_the_preconditioner_is_not_known(kind):
     parameters = _parameters()
     description = describe_optimizer(kind(parameters, lr=0.01), ParameterSpace(parameters))
-    assert description.preconditioner is None and "has not stepped yet" in description.why_not
+    assert description.preconditioner is None
+    assert "has not stepped yet" in description.why_not
     with pytest.raises(ValueError, match="has not stepped yet"):
         description.curvature_product(lambda v: v)
 
@@ -221,7 +249,8 @@ def test_what_is_unknown_says_so():
     space = ParameterSpace(parameters)
     for optimizer in (torch.optim.LBFGS(parameters), _OwnStep(parameters), torch.optim.Adagrad(parameters)):
         description = describe_optimizer(optimizer, space)
-        assert description.kind == "unknown" and description.preconditioner is None
+        assert description.kind == "unknown"
+        assert description.preconditioner is None
         assert type(optimizer).__name__ in description.why_not
         assert description.learning_rate == optimizer.param_groups[0]["lr"]
     assert "holds none" in describe_optimizer(SGD(_parameters(), lr=0.1), space).why_not
@@ -235,7 +264,8 @@ def test_a_subclass_with_torchs_step_and_a_scheduled_optimizer_are_known():
     torch.optim.lr_scheduler.StepLR(optimizer, 3)
     _run(optimizer, parameters, 2)
     description = describe_optimizer(optimizer, ParameterSpace(parameters))
-    assert description.kind == "adamw" and description.preconditioner is not None
+    assert description.kind == "adamw"
+    assert description.preconditioner is not None
 
 
 def test_lightnings_wrapper_is_opened():
@@ -255,7 +285,8 @@ def test_low_precision_and_a_rate_held_as_tensor(dtype):
     _run(optimizer, parameters, 3)
     description = describe_optimizer(optimizer, ParameterSpace(parameters))
     assert description.learning_rate == 0.125
-    assert description.preconditioner.dtype == torch.float32 and (description.preconditioner > 0).all()
+    assert description.preconditioner.dtype == torch.float32
+    assert (description.preconditioner > 0).all()
 
 
 def test_reading_changes_nothing():
