@@ -83,9 +83,16 @@ class LossSurface:
         value = graph.loss if graph is not None else self._evaluate()
         return self._averaged(value.clone())
 
-    def gradient(self) -> Tensor:
-        """The gradient at the current weights: flat, shape (n,), loss units per unit of weight."""
-        graph = self._current_graph() or self._build_graph()
+    def gradient(self, *, retain: bool = True) -> Tensor:
+        """The gradient at the current weights: flat, shape (n,), loss units per unit of weight.
+
+        Args:
+            retain: Keep the graph for Hessian-vector products. Without it a gradient costs one forward and backward, and no memory after.
+        """
+        graph = self._current_graph()
+        if graph is None and not retain:
+            return self._averaged(self.space.flatten(self._plain_gradient()))
+        graph = graph or self._build_graph()
         return self._averaged(self.space.flatten(graph.gradients))
 
     def hessian_vector_product(self, vector: Tensor) -> Tensor:
@@ -179,6 +186,10 @@ class LossSurface:
         """Losses of one line or plane: averaged over processes and brought to the CPU in one transfer."""
         return self._averaged(torch.stack(losses)).cpu() if losses else torch.empty(0, dtype=torch.float64)
 
+    def _plain_gradient(self) -> Sequence[Tensor | None]:
+        with torch.inference_mode(False), torch.enable_grad():
+            return torch.autograd.grad(_differentiable(self.closure()), self.space.parameters, allow_unused=True)
+
     def _averaged(self, value: Tensor) -> Tensor:
         return value if self.average is None else self.average(value)
 
@@ -243,12 +254,7 @@ class _RetainedGraph:
     """A loss with its graph, and the graph of its gradient, at the weights of one moment."""
 
     def __init__(self, loss: Tensor, space: ParameterSpace) -> None:
-        loss = _scalar(loss)
-        if not loss.requires_grad:
-            raise ValueError(
-                "The closure returned a loss without a graph (requires_grad=False). Compute it from the parameters, without "
-                "torch.no_grad() and without .detach()."
-            )
+        loss = _differentiable(loss)
         with torch.inference_mode(False), torch.enable_grad():
             self.gradients = torch.autograd.grad(loss, space.parameters, create_graph=True, allow_unused=True)
         self.loss = loss.detach().double()
@@ -270,6 +276,16 @@ class _RetainedGraph:
             retain_graph=True,
             allow_unused=True,
         )
+
+
+def _differentiable(loss: Tensor) -> Tensor:
+    loss = _scalar(loss)
+    if not loss.requires_grad:
+        raise ValueError(
+            "The closure returned a loss without a graph (requires_grad=False). Compute it from the parameters, without "
+            "torch.no_grad() and without .detach()."
+        )
+    return loss
 
 
 def _scalar(loss: Tensor) -> Tensor:

@@ -1,0 +1,112 @@
+"""Norms of gradients and their noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from landscape_callbacks.surface.vectors import ParameterSpace
+
+
+def gradient_norms(gradients: Sequence[Tensor]) -> Tensor:
+    """L2 norm of each tensor, in one fused call and without waiting for the device.
+
+    Args:
+        gradients: Dense or sparse tensors of any floating dtype. Half precision is summed in float32.
+
+    Returns:
+        Shape (len(gradients),), at least float32, on the device of the first. Non-finite norms are returned as they are.
+
+    Example:
+        >>> import torch
+        >>> gradient_norms([torch.tensor([3.0, 4.0]), torch.zeros(2, 2)])
+        tensor([5., 0.])
+    """
+    if not gradients:
+        return torch.zeros(0)
+    dense = [gradient.coalesce().values() if gradient.is_sparse else gradient for gradient in map(_local, gradients)]
+    dtype = torch.float64 if dense[0].dtype == torch.float64 else torch.float32
+    norms = torch._foreach_norm(dense, 2, dtype=dtype)
+    return torch.stack([norm.to(device=dense[0].device, dtype=dtype) for norm in norms])
+
+
+def _local(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach()
+    full = getattr(tensor, "full_tensor", None)
+    return full() if full is not None else tensor
+
+
+@dataclass(frozen=True)
+class NoiseScale:
+    """The gradient noise scale of McCandlish et al. 2018 (arXiv 1812.06162), eq. 2.9 and appendix A.1.
+
+    Attributes:
+        value: B_simple = tr(Σ) / |G|², in samples: the batch size at which noise and signal balance. NaN when the squared norm of the
+            true gradient cannot be told from zero.
+        error: Standard error of ``value`` by the jackknife over microbatches.
+        squared_norm: Unbiased estimate of |G|² (may be negative by noise).
+        squared_norm_error: Its standard error by the jackknife.
+        covariance_trace: Unbiased estimate of tr(Σ), the per-sample gradient variance.
+        samples: Samples spent.
+    """
+
+    value: float
+    error: float
+    squared_norm: float
+    squared_norm_error: float
+    covariance_trace: float
+    samples: int
+
+
+def gradient_noise_scale(space: ParameterSpace, gradients: Sequence[Tensor], batch_size: float) -> NoiseScale:
+    """Estimates the gradient noise scale from the mean gradients of K microbatches of equal size.
+
+    With S = Σ_k g_k: |G|² is estimated by (|S|² − Σ|g_k|²)/(K(K−1)), tr(Σ) by b·(Σ|g_k|² − |S|²/K)/(K−1). Both are unbiased.
+
+    Args:
+        space: The vector space of the gradients.
+        gradients: K ≥ 2 flat vectors, shape (n,).
+        batch_size: Samples b in a microbatch.
+
+    Raises:
+        ValueError: With fewer than two microbatches.
+    """
+    count = len(gradients)
+    if count < 2:
+        raise ValueError(f"The gradient noise scale needs at least 2 microbatches, got {count}.")
+    gram = torch.stack([space.coefficients(torch.stack(list(gradients)), gradient) for gradient in gradients])
+    products = gram.double().cpu()
+    squared_norm, trace = _unbiased(products, batch_size)
+    jackknife = [
+        _unbiased(products[keep][:, keep], batch_size)
+        for keep in ([j for j in range(count) if j != left_out] for left_out in range(count))
+        if count > 2
+    ]
+    norm_error = _jackknife_error([norm for norm, _ in jackknife])
+    resolved = squared_norm > 2.0 * norm_error if jackknife else squared_norm > 0.0
+    ratios = [t / n if n > 0.0 else math.nan for n, t in jackknife]
+    return NoiseScale(
+        value=trace / squared_norm if resolved else math.nan,
+        error=_jackknife_error(ratios) if resolved else math.nan,
+        squared_norm=squared_norm,
+        squared_norm_error=norm_error,
+        covariance_trace=trace,
+        samples=round(count * batch_size),
+    )
+
+
+def _unbiased(products: Tensor, batch_size: float) -> tuple[float, float]:
+    count = len(products)
+    total, own = float(products.sum()), float(products.diagonal().sum())
+    return (total - own) / (count * (count - 1)), batch_size * (own - total / count) / (count - 1)
+
+
+def _jackknife_error(values: Sequence[float]) -> float:
+    if len(values) < 2:
+        return math.nan
+    mean = sum(values) / len(values)
+    return math.sqrt((len(values) - 1) / len(values) * sum((value - mean) ** 2 for value in values))

@@ -1,0 +1,209 @@
+"""One coordinator a trainer: it runs the measurements of all monitors at a step on one snapshot, and keeps time, faults and logs."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from landscape_callbacks.training.cadence import Cadence, Clock
+from landscape_callbacks.training.record_writer import RecordWriter
+from landscape_callbacks.training.replay import StepSkipped
+from landscape_callbacks.training.reporting import Report, WarnOnce, current_step, log_scalars, log_text, open_record_writer
+from landscape_callbacks.training.snapshot import SeenBatch, Snapshot, SurfaceSettings, WarmStarts, live_snapshot, open_snapshot, samples_in
+
+if TYPE_CHECKING:
+    from landscape_callbacks.training.monitor import Monitor
+
+_coordinators: WeakKeyDictionary[Any, Coordinator] = WeakKeyDictionary()
+
+
+class Coordinator:
+    """Runs all monitors of one trainer.
+
+    Monitors pass their hooks on; the first one registered leads, so that each hook acts once however many monitors there are.
+
+    Attributes:
+        monitors: The monitors that measure, in the order of the trainer's callbacks.
+        failed: Measurements that failed so far.
+        spent: Seconds spent on measurements so far.
+    """
+
+    def __init__(self) -> None:
+        self.monitors: list[Monitor] = []
+        self.failed = 0
+        self.spent = 0.0
+        self.clock = Clock(time.perf_counter())
+        self.warn = WarnOnce()
+        self._recent: deque[SeenBatch] = deque(maxlen=1)
+        self._warm_starts: dict[SurfaceSettings, WarmStarts] = {}
+        self._live_due: list[Monitor] = []
+        self._writer: RecordWriter | None = None
+
+    @classmethod
+    def of(cls, trainer: Any) -> Coordinator:
+        """The coordinator of a trainer, made on first use."""
+        return _coordinators.setdefault(trainer, cls())
+
+    def register(self, monitor: Monitor) -> None:
+        """Adds a monitor that measures on this trainer."""
+        if monitor not in self.monitors:
+            self.monitors.append(monitor)
+
+    def leads(self, monitor: Monitor) -> bool:
+        """Whether this monitor is the one whose hooks drive the others."""
+        return bool(self.monitors) and self.monitors[0] is monitor
+
+    def start(self, trainer: Any) -> None:
+        """Begins a fit: starts the clock and opens the record file."""
+        self._recent = deque(maxlen=max((monitor.settings.batches for monitor in self.monitors), default=1))
+        carried = max((monitor.carried_seconds for monitor in self.monitors), default=0.0)
+        self.clock = Clock(time.perf_counter(), carried, current_step(trainer))
+        self.spent = sum({id(monitor.cadence): monitor.cadence.spent for monitor in self.monitors}.values())
+        self._writer = open_record_writer(trainer)
+
+    def stop(self) -> None:
+        """Ends a fit, also one that an exception ends: everything written is on disk, and nothing of the run is held."""
+        self._recent.clear()
+        self._live_due = []
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def batch_starts(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Measures on a snapshot if a monitor is due; called once a batch, before the training step."""
+        seen = SeenBatch(batch, batch_idx, samples_in(batch))
+        self._recent.append(seen)
+        step = current_step(trainer)
+        self.clock.steps = max(self.clock.steps, step)
+        self._live_due = []
+        if batch_idx % trainer.accumulate_grad_batches != 0:
+            return
+        due = [monitor for monitor in self.monitors if monitor.measures_snapshots and self.is_due(trainer, monitor.cadence, step)]
+        self._live_due = [monitor for monitor in due if monitor.settings.loss_fn is None and not pl_module.automatic_optimization]
+        replayed = [monitor for monitor in due if monitor not in self._live_due]
+
+        def opened(settings: SurfaceSettings) -> AbstractContextManager[Snapshot]:
+            batches = list(self._recent)[-settings.batches :]
+            return open_snapshot(trainer, pl_module, settings, batches, step, self._warm_start(settings))
+
+        self._measure(trainer, pl_module, replayed, step, opened)
+
+    def before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
+        """Measures on the live graph of the first loss of a batch, where the step cannot be replayed."""
+        due, self._live_due = self._live_due, []
+        if not due or not loss.requires_grad:
+            return
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        unscaled = loss / scaler.get_scale() if scaler is not None else loss
+        step = current_step(trainer)
+
+        def opened(settings: SurfaceSettings) -> AbstractContextManager[Snapshot]:
+            return live_snapshot(trainer, pl_module, settings, unscaled, self._recent[-1], step, self._warm_start(settings))
+
+        self._measure(trainer, pl_module, due, step, opened)
+
+    def _measure(
+        self,
+        trainer: Any,
+        pl_module: Any,
+        due: Sequence[Monitor],
+        step: int,
+        opened: Callable[[SurfaceSettings], AbstractContextManager[Snapshot]],
+    ) -> None:
+        for settings in dict.fromkeys(monitor.settings for monitor in due):
+            group = [monitor for monitor in due if monitor.settings == settings]
+            reports: list[Report] = []
+            with self.timed(trainer, [monitor.cadence for monitor in group], step):
+                with self.guarded(type(group[0]).__name__, trainer, step), opened(settings) as snapshot:
+                    for monitor in group:
+                        monitor.prepare(snapshot)
+                    for monitor in group:
+                        with self.guarded(type(monitor).__name__, trainer, step):
+                            reports.append(monitor.measure(trainer, pl_module, snapshot))
+                for report in reports:
+                    self.log(trainer, report, step)
+
+    @contextmanager
+    def guarded(self, name: str, trainer: Any, step: int) -> Iterator[None]:
+        """A measurement that fails inside the block warns once with its reason and is counted; training goes on."""
+        try:
+            yield
+        except StepSkipped:
+            return
+        except Exception as error:
+            self.failed += 1
+            reason = f"{type(error).__name__}: {error}"
+            self.warn(
+                f"{name} {type(error).__name__}",
+                f"{name} could not measure at step {step} ({reason}). Training goes on untouched; further failures of this kind are "
+                "counted in 'landscape/failed_measurements'.",
+            )
+
+    @contextmanager
+    def timed(self, trainer: Any, cadences: Sequence[Cadence], step: int, already: float = 0.0) -> Iterator[None]:
+        """Books the time of the block, and ``already`` seconds before it, on the cadences, and lets them plan their next step."""
+        _synchronize(trainer)
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            _synchronize(trainer)
+            now = time.perf_counter()
+            seconds = now - started + already
+            self.clock.paused(seconds)
+            self.spent += seconds
+            unique = list({id(cadence): cadence for cadence in cadences}.values())
+            agreed = _largest_of_ranks(trainer, [seconds, -self.clock.training_seconds(now), self.clock.seconds_per_step(now)])
+            for cadence in unique:
+                cadence.measured(step, agreed[0] / len(unique))
+                cadence.plan(step, -agreed[1], agreed[2])
+
+    def log(self, trainer: Any, report: Report, step: int) -> None:
+        """Sends a report to the loggers and the record file, with what measuring has cost so far. A logger that raises is a failed log."""
+        with self.guarded("logging", trainer, step):
+            scalars = dict(report.scalars)
+            scalars["landscape/overhead"] = self.overhead()
+            if self.failed:
+                scalars["landscape/failed_measurements"] = float(self.failed)
+            log_scalars(trainer, scalars, step)
+            for tag, text in report.texts.items():
+                log_text(trainer, tag, text, step)
+            for record in report.records if self._writer is not None else ():
+                self._writer.write(record)
+
+    def is_due(self, trainer: Any, cadence: Cadence, step: int) -> bool:
+        """Whether a cadence measures at ``step``: the step has come and the budget allows it, on every rank."""
+        if not cadence.is_due(step):
+            return False
+        affords = cadence.affords(step, self.clock.training_seconds(time.perf_counter()))
+        return affords if trainer.world_size == 1 else bool(trainer.strategy.reduce_boolean_decision(affords, all=True))
+
+    def overhead(self) -> float:
+        """Share of the run's time that measurements took so far."""
+        training = self.clock.training_seconds(time.perf_counter())
+        return self.spent / (training + self.spent) if training + self.spent > 0.0 else 0.0
+
+    def _warm_start(self, settings: SurfaceSettings) -> WarmStarts:
+        return self._warm_starts.setdefault(settings, WarmStarts())
+
+
+def _synchronize(trainer: Any) -> None:
+    """Waits for the accelerator, so that training work in flight is not booked as measuring, nor measuring as training."""
+    device = trainer.strategy.root_device
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _largest_of_ranks(trainer: Any, values: list[float]) -> list[float]:
+    if trainer.world_size == 1:
+        return values
+    shared = torch.tensor(values, dtype=torch.float64, device=trainer.strategy.root_device)
+    torch.distributed.all_reduce(shared, op=torch.distributed.ReduceOp.MAX)
+    return [float(value) for value in shared.tolist()]

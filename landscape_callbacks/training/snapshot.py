@@ -1,0 +1,268 @@
+"""The loss surface at one step of training, shared by all monitors of a trainer; each quantity is computed once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+from torch import Tensor
+
+from landscape_callbacks.surface.eigenpairs import Eigenpairs
+from landscape_callbacks.surface.lanczos import extreme_eigenvalues
+from landscape_callbacks.surface.loss_surface import AverageSurface, LossSurface
+from landscape_callbacks.surface.power_iteration import power_iteration
+from landscape_callbacks.surface.vectors import ParameterSpace
+from landscape_callbacks.training.optimizers import OptimizerDescription, describe_optimizer
+from landscape_callbacks.training.replay import LossFunction, Replay
+
+
+@dataclass(frozen=True)
+class SurfaceSettings:
+    """Which surface a monitor looks at. Monitors with equal settings share one snapshot.
+
+    Attributes:
+        parameters: Regular expression on parameter names; ``None``: all.
+        loss_fn: Loss instead of the replayed training step.
+        eval_mode: Dropout off, batch-norm statistics frozen.
+        batches: Last batches to average over.
+    """
+
+    parameters: str | None = None
+    loss_fn: LossFunction | None = None
+    eval_mode: bool = False
+    batches: int = 1
+
+
+@dataclass(frozen=True)
+class SeenBatch:
+    """A batch that passed by in training, with its index in the epoch and its number of samples."""
+
+    batch: Any
+    index: int
+    samples: int
+
+
+def samples_in(batch: Any) -> int:
+    """Samples in a batch: the first length of its first tensor, in tensors, mappings, lists, tuples and dataclasses; else 1.
+
+    Other iterables are left alone: going through a generator would take its items away from training.
+    """
+    pending = [batch]
+    while pending:
+        entry = pending.pop()
+        if isinstance(entry, Tensor):
+            return int(entry.shape[0]) if entry.ndim else 1
+        if isinstance(entry, Mapping):
+            pending += reversed(list(entry.values()))
+        elif isinstance(entry, (list, tuple)):
+            pending += reversed(entry)
+        elif is_dataclass(entry):
+            pending += reversed([getattr(entry, part.name) for part in fields(entry)])
+    return 1
+
+
+@dataclass
+class EigenRequest:
+    """What monitors want to know of the spectrum at one step; the largest wish of each kind is computed once for all."""
+
+    largest: int = 0
+    smallest: int = 0
+    tolerance: float = float("inf")
+    method: str = "lanczos"
+
+    def include(self, other: EigenRequest) -> None:
+        """Takes in the wish of one more monitor."""
+        self.largest = max(self.largest, other.largest)
+        self.smallest = max(self.smallest, other.smallest)
+        self.tolerance = min(self.tolerance, other.tolerance)
+        self.method = "lanczos" if "lanczos" in (self.method, other.method) else "power_iteration"
+
+
+@dataclass
+class WarmStarts:
+    """Start vectors that a measurement leaves for the next one, by operator."""
+
+    vectors: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Snapshot:
+    """The loss surface at the current weights.
+
+    Attributes:
+        surface: The surface, averaged over ``batches``.
+        batches: The batches that it is made of.
+        step: Step of the x axis.
+    """
+
+    def __init__(
+        self,
+        surface: LossSurface | AverageSurface,
+        batches: Sequence[SeenBatch],
+        step: int,
+        optimizers: Sequence[Any],
+        warm_starts: WarmStarts,
+    ) -> None:
+        self.surface = surface
+        self.batches = tuple(batches)
+        self.step = step
+        self._optimizers = optimizers
+        self._warm_starts = warm_starts
+        self._request = EigenRequest()
+        self._known: dict[str, Any] = {}
+
+    @property
+    def space(self) -> ParameterSpace:
+        """The vector space of the measured parameters."""
+        return self.surface.space
+
+    @property
+    def samples(self) -> int:
+        """Samples in the batches of this snapshot."""
+        return sum(seen.samples for seen in self.batches)
+
+    @property
+    def surfaces(self) -> tuple[LossSurface, ...]:
+        """One surface a batch."""
+        return self.surface.surfaces if isinstance(self.surface, AverageSurface) else (self.surface,)
+
+    def loss(self) -> float:
+        """The training loss at the current weights."""
+        return float(self._once("loss", lambda: float(self.surface.loss())))
+
+    def gradient(self) -> Tensor:
+        """The gradient at the current weights: flat, shape (n,)."""
+        gradient: Tensor = self._once("gradient", self.surface.gradient)
+        return gradient
+
+    def expect(self, request: EigenRequest) -> None:
+        """Announces what will be asked of the spectrum, so that one computation serves every monitor."""
+        self._request.include(request)
+
+    def eigenpairs(self) -> Eigenpairs:
+        """Extreme eigenpairs of the Hessian, for all that was announced by :meth:`expect`."""
+        pairs: Eigenpairs = self._once("eigenpairs", self._compute_eigenpairs)
+        return pairs
+
+    def _compute_eigenpairs(self) -> Eigenpairs:
+        request = self._request
+        if request.method == "power_iteration":
+            return power_iteration(
+                self.surface, largest=request.largest, smallest=request.smallest, tolerance=request.tolerance
+            )
+        pairs = extreme_eigenvalues(
+            self.surface,
+            largest=request.largest,
+            smallest=request.smallest,
+            tolerance=request.tolerance,
+            initial=self._warm_starts.vectors.get("hessian"),
+        )
+        self._warm_starts.vectors["hessian"] = pairs.warm_start
+        return pairs
+
+    def optimizer(self) -> OptimizerDescription | None:
+        """The optimizer that moves the measured parameters; ``None`` when there are several."""
+        return self._once("optimizer", self._describe_optimizer)
+
+    def _describe_optimizer(self) -> OptimizerDescription | None:
+        measured = {id(parameter) for parameter in self.space.parameters}
+        holders = [
+            optimizer
+            for optimizer in self._optimizers
+            if any(id(parameter) in measured for group in optimizer.param_groups for parameter in group["params"])
+        ]
+        return describe_optimizer(holders[0], self.space) if len(holders) == 1 else None
+
+    def sharpness_of_steps(self, tolerance: float) -> Eigenpairs | None:
+        """Largest eigenvalue of the Hessian as the optimizer sees it: preconditioned, with its weight decay.
+
+        ``None`` when the optimizer's linear map is not known. Equals the largest eigenvalue of the plain Hessian for plain SGD.
+        """
+        return self._once("sharpness_of_steps", lambda: self._compute_sharpness_of_steps(tolerance))
+
+    def _compute_sharpness_of_steps(self, tolerance: float) -> Eigenpairs | None:
+        description = self.optimizer()
+        if description is None or description.why_not is not None:
+            return None
+        plain = (
+            description.preconditioner is None
+            and isinstance(description.coupled_decay, float)
+            and description.coupled_decay == 0.0
+        )
+        if plain and self._request.largest:
+            return self.eigenpairs()
+        operator = _StepOperator(self.space, description.curvature_product(self.surface.hessian_vector_product))
+        pairs = extreme_eigenvalues(
+            operator, largest=1, tolerance=tolerance, initial=self._warm_starts.vectors.get("steps")
+        )
+        self._warm_starts.vectors["steps"] = pairs.warm_start
+        return pairs
+
+    def _once(self, name: str, compute: Any) -> Any:
+        if name not in self._known:
+            self._known[name] = compute()
+        return self._known[name]
+
+
+@dataclass(frozen=True)
+class _StepOperator:
+    space: ParameterSpace
+    hessian_vector_product: Any
+
+
+def select_parameters(pl_module: Any, pattern: str | None) -> ParameterSpace:
+    """The trainable parameters whose names match ``pattern`` (``re.search``).
+
+    Raises:
+        ValueError: When none does, or none is trainable.
+    """
+    named = list(pl_module.named_parameters())
+    if pattern is not None:
+        chosen = [(name, parameter) for name, parameter in named if re.search(pattern, name)]
+        if not chosen:
+            examples = ", ".join(name for name, _ in named[:5])
+            raise ValueError(
+                f"No parameter name matches parameters={pattern!r}. Names of this module begin with: {examples}."
+            )
+        named = chosen
+    return ParameterSpace(named)
+
+
+@contextmanager
+def open_snapshot(
+    trainer: Any,
+    pl_module: Any,
+    settings: SurfaceSettings,
+    batches: Sequence[SeenBatch],
+    step: int,
+    warm_starts: WarmStarts,
+) -> Iterator[Snapshot]:
+    """A snapshot by replay of the training step; its graph is freed and every trace undone at the end of the block."""
+    space = select_parameters(pl_module, settings.parameters)
+    with Replay(trainer, pl_module, loss_fn=settings.loss_fn, eval_mode=settings.eval_mode) as replay:
+        surfaces = [LossSurface(replay.closure(seen.batch, seen.index), space) for seen in batches]
+        surface = surfaces[0] if len(surfaces) == 1 else AverageSurface(surfaces, [seen.samples for seen in batches])
+        try:
+            yield Snapshot(surface, batches, step, trainer.optimizers, warm_starts)
+        finally:
+            surface.release()
+
+
+@contextmanager
+def live_snapshot(
+    trainer: Any,
+    pl_module: Any,
+    settings: SurfaceSettings,
+    loss: Tensor,
+    seen: SeenBatch,
+    step: int,
+    warm_starts: WarmStarts,
+) -> Iterator[Snapshot]:
+    """A snapshot on the graph of the training step itself, before its backward: no second forward, and no other weights."""
+    surface = LossSurface.from_graph(loss, select_parameters(pl_module, settings.parameters))
+    try:
+        yield Snapshot(surface, [seen], step, trainer.optimizers, warm_starts)
+    finally:
+        surface.release()
