@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before torch is loaded: tests run one process a core.
@@ -31,7 +32,7 @@ def _empty_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture(autouse=True)
-def _torch_defaults() -> object:
+def _torch_defaults() -> Iterator[None]:
     """A test that changes torch's global settings does not change the next one's."""
     dtype, grad = torch.get_default_dtype(), torch.is_grad_enabled()
     yield

@@ -1,7 +1,7 @@
 """Watch the loss landscape while a Lightning model trains.
 
-Importing this package costs next to nothing: a public name loads what it needs when it is first used (PEP 562). So TensorBoard,
-which imports the package to find its Landscape tab, loads neither torch nor Lightning.
+Importing this package costs next to nothing: a public name loads what it needs when it is first used (PEP 562). So
+TensorBoard, which imports the package to find its Landscape tab, loads neither torch nor Lightning.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from landscape_callbacks.callbacks.gradient_norm_monitor import GradientNormMonitor as GradientNormMonitor
-    from landscape_callbacks.callbacks.hessian_eigenvalue_monitor import HessianEigenvalueMonitor as HessianEigenvalueMonitor
+    from landscape_callbacks.callbacks.hessian_eigenvalue_monitor import (
+        HessianEigenvalueMonitor as HessianEigenvalueMonitor,
+    )
     from landscape_callbacks.callbacks.landscape_monitor import LandscapeMonitor as LandscapeMonitor
     from landscape_callbacks.callbacks.loss_plane_monitor import LossPlaneMonitor as LossPlaneMonitor
     from landscape_callbacks.callbacks.loss_slice_monitor import LossSliceMonitor as LossSliceMonitor
