@@ -160,7 +160,7 @@ def describe_optimizer(optimizer: Optimizer, space: ParameterSpace) -> Optimizer
     held = sorted({group_of[id(p)] for p in space.parameters if id(p) in group_of})
     if not held:
         return _unknown(
-            name, rates, f"{name} holds none of the measured parameters; describe the optimizer that updates them."
+            name, rates, f"{name} holds none of the measured parameters; describe the optimizer that moves them."
         )
     family = _family(optimizer)
     if family is None:
