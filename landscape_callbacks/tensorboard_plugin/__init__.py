@@ -1,1 +1,1 @@
-
+"""The Landscape tab of TensorBoard. Nothing here imports torch or Lightning."""
