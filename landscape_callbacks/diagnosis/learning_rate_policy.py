@@ -199,6 +199,9 @@ def _propose_by_trend(policy: LearningRatePolicy, evidence: PolicyEvidence) -> P
 
 def _propose(policy: LearningRatePolicy, state: PolicyState, evidence: PolicyEvidence) -> PolicyDecision:
     verdict = evidence.verdict
+    if evidence.loss is not None and not math.isfinite(evidence.loss):
+        # Whatever was found before the loss left the numbers does not hold any more.
+        return _cut(policy, evidence, policy.factor, f"Unstable: the loss is {evidence.loss}.")
     if verdict is None:
         return _hold("No verdict yet.")
     if verdict == "unstable":

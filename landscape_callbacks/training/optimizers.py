@@ -175,7 +175,7 @@ def describe_optimizer(optimizer: Optimizer, space: ParameterSpace) -> Optimizer
         return _unknown(
             name,
             rates,
-            f"The parameter groups of {name} differ in {', '.join(differing)}, so no one stability limit holds for all.",
+            f"The parameter groups of {name} differ in {', '.join(differing)}, so no one stability limit fits.",
         )
     rate = max(rates[i] for i in held)
     decoupled = bool(first.get("decoupled_weight_decay", False))

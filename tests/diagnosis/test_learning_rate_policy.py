@@ -192,6 +192,14 @@ def test_a_raise_that_blew_up_is_taken_back_whatever_was_known_before(loss):
         assert decision.action == "revert"
 
 
+@pytest.mark.parametrize("verdict", [None, "strict saddle", "noise floor", "flat"])
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_is_an_unstable_run(verdict, loss):
+    _, decision = _decide(_evidence(verdict, loss=loss, largest_stable_rate=10.0))
+    assert (decision.action, decision.factor) == ("cut", 0.5)
+    assert decision.reason.startswith("Unstable: the loss is")
+
+
 def test_without_a_known_loss_nothing_is_taken_back():
     state, _ = _decide(_evidence("step too small", largest_stable_rate=1.0))
     same, decision = _decide(_evidence(None, step=1001, rates=(0.5,)), state)
