@@ -1,0 +1,250 @@
+// What the page knows and what is chosen: runs, their series, the step, the layout. Views read it and are told when it changed.
+
+import { Series } from "./data/series.js";
+import { episodes } from "./data/episodes.js";
+
+const RUN_COLORS = ["--run-0", "--run-1", "--run-2", "--run-3", "--run-4", "--run-5", "--run-6", "--run-7"];
+const SELECTED_AT_FIRST = 3;
+const REQUESTS_AT_ONCE = 4;
+const LOAD_ORDER = ["verdict", "eigenvalues", "slice", "gradient", "density", "plane"];
+// Bytes of records to load at once. A plane is large and looked at one step at a time.
+const BUDGET = { plane: 0, verdict: 8e6, eigenvalues: 8e6 };
+const DEFAULT_BUDGET = 2e6;
+
+export class Model {
+  constructor(source) {
+    this.source = source;
+    this.runs = new Map();
+    this.loaded = false;
+    this.steps = [];
+    this.step = 0;
+    this.following = true;
+    this.layout = "overlay";
+    this.options = { lossAxis: "linear", curvatureAxis: "linear", densityAxis: "linear" };
+    this.version = 0;
+    this.problem = null;
+    this.listeners = [];
+    this.wanted = [];
+    this.requests = 0;
+    this.scheduled = false;
+  }
+
+  onChange(listener) {
+    this.listeners.push(listener);
+  }
+
+  /** Tells the views at the next frame, once for all changes until then. */
+  changed() {
+    if (this.scheduled) return;
+    this.scheduled = true;
+    requestAnimationFrame(() => {
+      this.scheduled = false;
+      for (const listener of this.listeners) listener(this);
+    });
+  }
+
+  /** Asks the source what there is, and loads what is new of the selected runs. */
+  async refresh() {
+    let answer;
+    try {
+      answer = await this.source.runs();
+    } catch (error) {
+      this.problem = error.message;
+      this.loaded = true;
+      this.changed();
+      return;
+    }
+    this.problem = null;
+    this.takeRuns(answer);
+    this.loaded = true;
+    this.changed();
+    await Promise.all(this.selected().map((run) => this.loadRun(run)));
+  }
+
+  takeRuns(answer) {
+    const names = new Set(answer.map((entry) => entry.run));
+    for (const name of [...this.runs.keys()]) if (!names.has(name)) this.runs.delete(name);
+    for (const { run: name, series } of answer) {
+      if (!this.runs.has(name)) {
+        const color = RUN_COLORS[this.runs.size % RUN_COLORS.length];
+        this.runs.set(name, { name, color, selected: false, series: new Map(), problem: null });
+      }
+      this.runs.get(name).summaries = series;
+    }
+    if (!this.selected().length) this.selectAtFirst();
+  }
+
+  /** A few runs are all shown; of many, the one that was written to last. */
+  selectAtFirst() {
+    const runs = [...this.runs.values()];
+    const latest = (run) => Math.max(0, ...run.summaries.map((summary) => summary.last_time));
+    const chosen = runs.length <= SELECTED_AT_FIRST ? runs : [...runs].sort((a, b) => latest(b) - latest(a)).slice(0, 1);
+    for (const run of chosen) run.selected = true;
+  }
+
+  selected() {
+    return [...this.runs.values()].filter((run) => run.selected);
+  }
+
+  async select(name, selected) {
+    const run = this.runs.get(name);
+    if (!run) return;
+    run.selected = selected;
+    this.dataChanged();
+    if (selected) await this.loadRun(run);
+  }
+
+  async loadRun(run) {
+    const changed = run.summaries.filter((summary) => {
+      const known = run.series.get(`${summary.kind}/${summary.name}`);
+      return !known || known.lastTime !== summary.last_time;
+    });
+    changed.sort((a, b) => LOAD_ORDER.indexOf(a.kind) - LOAD_ORDER.indexOf(b.kind));
+    await inParallel(changed, REQUESTS_AT_ONCE, (summary) => this.loadSeries(run, summary));
+  }
+
+  async loadSeries(run, { kind, name, last_time: lastTime }) {
+    const key = `${kind}/${name}`;
+    const series = run.series.get(key) ?? new Series(run.name, kind, name);
+    try {
+      const part = await this.source.records(run.name, kind, name, series.steps.length, BUDGET[kind] ?? DEFAULT_BUDGET);
+      series.extend(part);
+      series.lastTime = lastTime;
+      run.series.set(key, series);
+      run.problem = null;
+    } catch (error) {
+      run.problem = error.message;
+    }
+    this.dataChanged();
+  }
+
+  dataChanged() {
+    this.version += 1;
+    const steps = new Set();
+    for (const run of this.selected()) {
+      for (const series of run.series.values()) for (const position of series.live) steps.add(series.steps[position]);
+    }
+    this.steps = Float64Array.from(steps).sort();
+    if (this.steps.length && (this.following || !steps.has(this.step))) {
+      this.step = this.following ? this.steps.at(-1) : this.steps[this.nearest(this.step)];
+    }
+    this.changed();
+  }
+
+  /** Index of the step nearest to a place on the time axis. */
+  nearest(step) {
+    let best = 0;
+    for (let index = 1; index < this.steps.length; index += 1) {
+      if (Math.abs(this.steps[index] - step) < Math.abs(this.steps[best] - step)) best = index;
+    }
+    return best;
+  }
+
+  /** Chooses a step by its index. At the last one the page follows the run as it grows. */
+  goToIndex(index) {
+    if (!this.steps.length) return;
+    const bounded = Math.min(Math.max(Math.round(index), 0), this.steps.length - 1);
+    this.step = this.steps[bounded];
+    this.following = bounded === this.steps.length - 1;
+    this.changed();
+  }
+
+  goToStep(step) {
+    this.goToIndex(this.nearest(step));
+  }
+
+  index() {
+    return this.steps.length ? this.nearest(this.step) : 0;
+  }
+
+  setLayout(layout) {
+    this.layout = layout;
+    this.changed();
+  }
+
+  setOption(key, value) {
+    this.options[key] = value;
+    this.changed();
+  }
+
+  /** The selected runs as they share a card: all in one, or each alone. */
+  groups() {
+    const selected = this.selected();
+    if (!selected.length) return [];
+    return this.layout === "overlay" ? [selected] : selected.map((run) => [run]);
+  }
+
+  /** Names of the series of a kind in the given runs, in the order of the first that has them. */
+  names(kind, runs = this.selected()) {
+    const names = new Set();
+    for (const run of runs) for (const series of run.series.values()) if (series.kind === kind) names.add(series.name);
+    return [...names];
+  }
+
+  /** The record that holds at the chosen step: the last one at or before it. What is not loaded is asked for. */
+  recordAt(series, step = this.step) {
+    if (!series) return null;
+    const index = series.indexAt(step);
+    if (index < 0) return null;
+    const position = series.live[index];
+    if (series.records.has(position)) return series.loadedAt(index);
+    this.want(series, position);
+    return series.loadedAt(index);
+  }
+
+  want(series, position) {
+    if (this.wanted.some((entry) => entry.series === series && entry.position === position)) return;
+    this.wanted.push({ series, position });
+    this.fetchWanted();
+  }
+
+  /** While the slider is dragged many records are passed by: the latest wish goes first, old ones are dropped. */
+  async fetchWanted() {
+    if (this.requests >= REQUESTS_AT_ONCE) return;
+    this.wanted = this.wanted.slice(-24);
+    const next = this.wanted.at(-1);
+    if (!next) return;
+    this.requests += 1;
+    const { series, position } = next;
+    try {
+      const line = await this.source.record(series.run, series.kind, series.name, position);
+      series.put(position, line);
+    } catch (error) {
+      series.records.set(position, null);
+      this.problem = error.message;
+    }
+    this.wanted = this.wanted.filter((entry) => entry !== next);
+    this.requests -= 1;
+    this.changed();
+    this.fetchWanted();
+  }
+
+  /** The verdict episodes of a run. */
+  episodes(run) {
+    const series = run.series.get("verdict/episode");
+    if (!series) return [];
+    if (run.episodesOf !== series.version || run.episodesTo !== this.steps.at(-1)) {
+      run.episodeList = episodes(series, lastStep(run));
+      run.episodesOf = series.version;
+      run.episodesTo = this.steps.at(-1);
+    }
+    return run.episodeList;
+  }
+
+  /** How many records of the selected runs could not be read. */
+  broken(run) {
+    return [...run.series.values()].reduce((sum, series) => sum + series.broken, 0);
+  }
+}
+
+function lastStep(run) {
+  return Math.max(...[...run.series.values()].map((series) => series.steps[series.live.at(-1)] ?? 0));
+}
+
+async function inParallel(items, width, work) {
+  const queue = [...items];
+  const worker = async () => {
+    while (queue.length) await work(queue.shift());
+  };
+  await Promise.all(Array.from({ length: Math.min(width, queue.length) }, worker));
+}

@@ -1,0 +1,48 @@
+// Small controls shared by views.
+
+import { element, replace } from "../dom.js";
+
+/** A choice of one among few, as buttons. `choose(value)` is called; call `.show(value)` to mark the chosen one. */
+export function segmented(label, choices, choose) {
+  const buttons = choices.map(([value, text]) =>
+    element("button", { type: "button", "data-value": value, on: { click: () => choose(value) } }, text),
+  );
+  const node = element("div", { class: "segmented", role: "group", "aria-label": label }, buttons);
+  node.show = (value) => {
+    for (const button of buttons) button.setAttribute("aria-pressed", String(button.dataset.value === value));
+  };
+  return node;
+}
+
+/** Values at the chosen step under a plot: entries {color, dashed, label, value, title}. It is also the plot's legend. */
+export class Readout {
+  constructor() {
+    this.element = element("dl", { class: "readout" });
+    this.shown = "";
+  }
+
+  show(entries) {
+    const content = JSON.stringify(entries);
+    if (content === this.shown) return;
+    this.shown = content;
+    replace(this.element, entries.map(readoutEntry));
+  }
+}
+
+function readoutEntry({ color, dashed, label, value, title }) {
+  const style = { "--swatch": color ?? "transparent" };
+  const swatch = color ? element("span", { class: dashed ? "swatch dashed" : "swatch", style }) : null;
+  return element("div", { title: title ?? null }, element("dt", {}, swatch, label), element("dd", {}, value));
+}
+
+/** The runs that a card shows. */
+export function runChips(runs, colorOf) {
+  return runs.map((run) =>
+    element(
+      "span",
+      { class: "chip", title: run.name },
+      element("span", { class: "dot", style: { background: colorOf(run.color) } }),
+      element("span", { class: "chip-name" }, run.name),
+    ),
+  );
+}

@@ -1,0 +1,75 @@
+// "What is going on": the verdict at the chosen step in one sentence, its evidence, and what to do.
+
+import { element, replace } from "../dom.js";
+import { formatStep } from "../format.js";
+import { episodeAt, verdictStyle } from "../data/episodes.js";
+import { evidenceRows } from "./time_axis.js";
+import { Section, entriesForGroups } from "./section.js";
+
+export function diagnosisSection() {
+  return new Section({
+    id: "diagnosis",
+    title: "What is going on",
+    kind: "verdict",
+    wide: true,
+    cards: (model) =>
+      entriesForGroups(model, {
+        kind: "verdict",
+        name: "episode",
+        title: "Diagnosis",
+        split: true,
+        create: ([run]) => new DiagnosisCard(run),
+      }),
+  });
+}
+
+class DiagnosisCard {
+  constructor(run) {
+    this.run = run;
+    this.element = element("div", { class: "diagnosis", "aria-live": "polite" });
+    this.shown = null;
+  }
+
+  update(model) {
+    const list = model.episodes(this.run);
+    const episode = episodeAt(list, model.step);
+    const record = episode && (model.recordAt(this.run.series.get("verdict/episode")) ?? episode.record);
+    const shown = episode ? `${episode.start} ${episode.end} ${record.step} ${episode.ongoing}` : "";
+    if (shown === this.shown) return;
+    this.shown = shown;
+    replace(this.element, episode ? this.content(episode, sameEpisode(record, episode) ? record : episode.record) : nothingYet());
+  }
+
+  content(episode, record) {
+    const { color, sign } = verdictStyle(episode.verdict);
+    const { sentence, suggestion, evidence, samples } = record.info;
+    const until = episode.ongoing ? "and still lasts" : `to step ${formatStep(episode.end)}`;
+    const cost = Number.isFinite(samples) ? ` The diagnosis cost ${formatStep(samples)} samples.` : "";
+    return [
+      element(
+        "div",
+        { class: "verdict", style: { "--verdict": `var(${color})` } },
+        element("span", { class: "verdict-sign", "aria-hidden": "true" }, sign),
+        element("strong", {}, episode.verdict),
+        record.info.warning === true ? element("span", { class: "warning" }, "warning") : null,
+        element("span", { class: "when" }, `from step ${formatStep(episode.start)} ${until}`),
+      ),
+      element("p", { class: "sentence" }, String(sentence ?? "")),
+      suggestion ? element("p", { class: "suggestion" }, element("span", {}, "What to do: "), String(suggestion)) : null,
+      element("dl", { class: "evidence" }, evidenceRows(evidence).map(evidenceEntry)),
+      element("p", { class: "cost" }, `As of step ${formatStep(record.step)}.${cost}`),
+    ];
+  }
+}
+
+function sameEpisode(record, episode) {
+  return (record.info.episode_start ?? record.step) === episode.start;
+}
+
+function evidenceEntry({ label, value }) {
+  return element("div", {}, element("dt", {}, label), element("dd", {}, value));
+}
+
+function nothingYet() {
+  return element("p", { class: "sentence" }, "Nothing was diagnosed up to this step.");
+}

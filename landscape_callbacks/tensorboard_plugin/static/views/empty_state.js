@@ -1,0 +1,42 @@
+// What to say where there is nothing to show: which monitor to add.
+
+import { element } from "../dom.js";
+
+const MONITORS = {
+  verdict: ["SaddlePointMonitor", "No diagnosis was recorded. This monitor says where training stands: progressing, at a saddle, at the noise floor."],
+  eigenvalues: ["HessianEigenvalueMonitor", "No curvature was recorded. This monitor follows the extreme Hessian eigenvalues and the stability limit."],
+  slice: ["LossSliceMonitor", "No slices were recorded. This monitor draws the loss along directions such as the gradient."],
+  density: ["HessianEigenvalueMonitor(density=True)", "No spectral density was recorded. This monitor estimates it when asked to."],
+  plane: ["LossPlaneMonitor", "No planes were recorded. This monitor draws the loss over two directions, with the path of training."],
+};
+
+/** The empty state of a section. */
+export function emptyState(kind) {
+  const [monitor, sentence] = MONITORS[kind];
+  return element(
+    "div",
+    { class: "empty" },
+    element("p", {}, sentence),
+    element("p", {}, "Add it to the trainer: ", element("code", {}, `Trainer(callbacks=[${call(monitor)}])`)),
+  );
+}
+
+/** The empty state of the whole page. */
+export function emptyPage() {
+  return element(
+    "div",
+    { class: "empty page" },
+    element("h2", {}, "No landscape data yet"),
+    element("p", {}, "Add one callback to your trainer, and this page fills while the model trains:"),
+    element(
+      "pre",
+      {},
+      "from landscape_callbacks import LandscapeMonitor\n\ntrainer = Trainer(callbacks=[LandscapeMonitor()])",
+    ),
+    element("p", {}, "If a run is training now, its first records appear here within seconds after they are written."),
+  );
+}
+
+function call(monitor) {
+  return monitor.endsWith(")") ? monitor : `${monitor}()`;
+}

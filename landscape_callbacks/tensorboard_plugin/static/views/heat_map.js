@@ -1,0 +1,88 @@
+// A curve at each step, as a heat map over training: x the step, y the curve's own axis, colour its value.
+
+import { element } from "../dom.js";
+import { formatNumber, formatStep } from "../format.js";
+import { verticalRule, line } from "../plot/layers.js";
+import { Plot } from "../plot/plot.js";
+import { colorDomain, describeDomain } from "../plot/color_domain.js";
+import { gradient, viridis } from "../plot/colormap.js";
+import { heatColumns, interpolate } from "../plot/raster.js";
+import { extent } from "../plot/scales.js";
+import { color } from "../plot/theme.js";
+import { timeAxis, timeHover, timeKey } from "./time_axis.js";
+
+/**
+ * Options: `grid` and `values` name the arrays of a record; `gridTitle`, `valueTitle` the axes; `scale()` the colours;
+ * `gridKind(model)` the axis; `overlays(model)` curves [{xs, ys, color}] drawn on top.
+ */
+export class HeatMap {
+  constructor(run, key, options) {
+    this.run = run;
+    this.key = key;
+    this.options = { scale: () => viridis, gridKind: () => "linear", overlays: () => [], cut: 0.01, ...options };
+    this.plot = new Plot(190);
+    this.caption = element("span", {});
+    this.bar = element("span", { class: "color-bar" });
+    this.low = element("span", {});
+    this.high = element("span", {});
+    this.element = element(
+      "figure",
+      { class: "heat-map" },
+      element("figcaption", {}, this.caption, element("span", { class: "legend" }, this.low, this.bar, this.high)),
+      this.plot.element,
+    );
+    this.version = null;
+  }
+
+  update(model, named) {
+    const series = this.run.series.get(this.key);
+    const kind = this.options.gridKind(model);
+    const key = timeKey(model, [this.run], kind);
+    if (key !== this.version) this.prepare(model, series, named);
+    this.version = key;
+    const axis = timeAxis(model, [this.run]);
+    const scale = this.options.scale();
+    const overlays = this.options.overlays(model);
+    this.plot.show({
+      label: `${this.options.valueTitle} over training as a heat map, ${this.columns.length} records.`,
+      key,
+      x: axis.x,
+      y: { kind, domain: this.domain, title: this.options.gridTitle },
+      layers: [
+        heatColumns(this.columns, (value) => scale(this.colors.share(value))),
+        ...overlays.map(({ xs, ys, color: shade }) => line(xs, ys, { color: shade, dash: [3, 3] })),
+      ],
+      marks: [verticalRule(model.step, { color: color("--cursor-on-map"), width: 1.5 })],
+      hover: (step, place) => this.hover(model, step, place),
+      pick: axis.pick,
+    });
+    this.bar.style.setProperty("background", gradient(scale));
+  }
+
+  prepare(model, series, named) {
+    const { grid, values } = this.options;
+    const usable = (series?.loaded() ?? []).filter((record) => {
+      return record.arrays[grid]?.length > 1 && record.arrays[grid].length === record.arrays[values]?.length;
+    });
+    this.columns = usable.map((record, at) => {
+      const next = usable[at + 1]?.step ?? Math.max(model.steps.at(-1), record.step + 1);
+      return { from: record.step, to: next, ys: record.arrays[grid], values: record.arrays[values] };
+    });
+    this.domain = extent(...this.columns.map((column) => column.ys));
+    this.colors = colorDomain(this.columns.map((column) => column.values), { cut: this.options.cut, logarithmic: this.options.logarithmic });
+    const words = describeDomain(this.colors);
+    this.caption.textContent = `${this.options.valueTitle} over training${named ? `: ${this.run.name}` : ""} (${words.scale} colours)`;
+    this.low.textContent = words.low;
+    this.high.textContent = words.high;
+  }
+
+  hover(model, step, place) {
+    const column = this.columns.findLast((entry) => entry.from <= step);
+    const rows = () => [
+      { label: this.options.gridTitle, value: formatNumber(place, 3) },
+      { label: this.options.valueTitle, value: column ? formatNumber(interpolate(column.ys, column.values, place)) : "—" },
+      ...(column ? [{ label: "measured at step", value: formatStep(column.from) }] : []),
+    ];
+    return timeHover(model, [this.run], step, rows);
+  }
+}

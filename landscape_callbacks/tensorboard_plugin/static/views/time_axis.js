@@ -1,0 +1,74 @@
+// What all plots over training share: the step axis, verdict episodes as shaded spans, the chosen step, and hover.
+
+import { formatStep, formatWithError } from "../format.js";
+import { episodeAt, verdictStyle } from "../data/episodes.js";
+import { verticalRule } from "../plot/layers.js";
+import { color, faded } from "../plot/theme.js";
+
+/** Parts of a plot's spec: {x, layers, marks, pick}. */
+export function timeAxis(model, runs) {
+  const [first, last] = model.steps.length ? [model.steps[0], model.steps.at(-1)] : [0, 1];
+  return {
+    x: { kind: "linear", domain: first === last ? [first - 1, last + 1] : [first, last], title: "step" },
+    layers: runs.map((run, row) => episodeLayer(model.episodes(run), row, runs.length)),
+    marks: [verticalRule(model.step, { color: color("--cursor"), width: 1.5 })],
+    pick: (step) => model.goToStep(step),
+  };
+}
+
+/** Changes whenever the layers of a plot over training have to be drawn anew. */
+export function timeKey(model, runs, ...more) {
+  const versions = runs.map((run) => [run.name, [...run.series.values()].map((series) => series.version)]);
+  return JSON.stringify([versions, model.steps[0], model.steps.at(-1), model.layout, ...more]);
+}
+
+/** The episode under the pointer, as rows and text of a tooltip. One strip a run lies at the top of the plot. */
+export function episodeHover(model, runs, step) {
+  const found = runs.map((run) => ({ run, episode: episodeAt(model.episodes(run), step) })).filter(({ episode }) => episode);
+  const rows = found.flatMap(({ run, episode }) => {
+    const head = {
+      color: color(verdictStyle(episode.verdict).color),
+      label: runs.length > 1 ? `verdict (${run.name})` : "verdict",
+      value: episode.verdict,
+    };
+    return [head, ...(runs.length === 1 ? evidenceRows(episode.record.info.evidence) : [])];
+  });
+  return { rows, text: found.length === 1 ? String(found[0].episode.record.info.sentence ?? "") : "" };
+}
+
+/** {label, value} for each piece of evidence. */
+export function evidenceRows(evidence) {
+  return (Array.isArray(evidence) ? evidence : []).map((piece) => ({
+    label: String(piece?.name ?? ""),
+    value: `${formatWithError(piece?.value, piece?.error)}${piece?.unit ? ` ${piece.unit}` : ""}`,
+  }));
+}
+
+/** A tooltip over training: the values of the nearest records, then the episode. */
+export function timeHover(model, runs, step, valueRows) {
+  const nearest = model.steps[model.nearest(step)];
+  const episode = episodeHover(model, runs, nearest);
+  return {
+    title: `step ${formatStep(nearest)}`,
+    rows: [...valueRows(nearest), ...episode.rows],
+    text: episode.text,
+    mark: { x: nearest },
+  };
+}
+
+function episodeLayer(list, row, rows) {
+  const strip = 5;
+  return (context, frame) => {
+    for (const episode of list) {
+      const left = frame.x(episode.start);
+      const width = Math.max(frame.x(episode.end) - left, 1.5);
+      const shade = color(verdictStyle(episode.verdict).color);
+      if (rows === 1) {
+        context.fillStyle = faded(shade, 0.1);
+        context.fillRect(left, frame.top, width, frame.height);
+      }
+      context.fillStyle = shade;
+      context.fillRect(left, frame.top + row * (strip + 1), width, strip);
+    }
+  };
+}
