@@ -46,7 +46,7 @@ study: $(STAMP)  ## how often the diagnosis is right, on problems with known tru
 	$(BIN)/python -m benchmarks.diagnosis_study
 
 docs: $(STAMP)  ## the manual, into site/
-	$(BIN)/python -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/python -m ruff check .
