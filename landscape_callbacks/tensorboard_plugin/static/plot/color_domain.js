@@ -2,15 +2,17 @@
 
 import { formatNumber } from "../format.js";
 
-/** {share(value) -> 0..1, low, high, logarithmic} for arrays of values; `cut` is the share left out at the top. */
-export function colorDomain(arrays, { logarithmic = null, cut = 0.01 } = {}) {
+/**
+ * {share(value) -> 0..1, low, high, logarithmic} for arrays of values; `cut` is the share left out at the top. A logarithmic
+ * scale begins at `floor` times its highest value, if that is above the lowest. */
+export function colorDomain(arrays, { logarithmic = null, cut = 0.01, floor = 0 } = {}) {
   const values = sample(arrays);
   if (!values.length) return { share: () => 0, low: NaN, high: NaN, logarithmic: false };
   const low = values[0];
   const high = values[Math.max(0, Math.ceil(values.length * (1 - cut)) - 1)];
   const useLog = logarithmic ?? (low > 0 && high / low > 30);
   if (useLog && high > 0) {
-    const positive = low > 0 ? low : (values.find((value) => value > 0) ?? high);
+    const positive = Math.max(low > 0 ? low : (values.find((value) => value > 0) ?? high), high * floor);
     const [bottom, top] = [Math.log10(positive), Math.log10(high)];
     const share = (value) => (value > 0 ? (Math.log10(value) - bottom) / (top - bottom || 1) : 0);
     return { share, low: positive, high, logarithmic: true };

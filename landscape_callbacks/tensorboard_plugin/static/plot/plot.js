@@ -1,18 +1,20 @@
 // A plot: axes, layers drawn between them, a cursor, and values on hover. What is in it, the caller decides by layers.
 
 import { element } from "../dom.js";
-import { formatTick } from "../format.js";
 import { makeScale } from "./scales.js";
 import { color, onThemeChange } from "./theme.js";
 import { hideTooltip, showTooltip } from "./tooltip.js";
 
-const MARGIN = { left: 58, right: 14, top: 10, bottom: 38 };
+const MARGIN = { right: 14, top: 10, bottom: 38 };
+const TITLE_WIDTH = 24;
+export const STRIP = 7;
 const FONT = "11px system-ui, sans-serif";
 
 /**
  * `show(spec)` draws; spec:
  *   label      what the plot shows, in words, for those who cannot see it
  *   x, y       {kind: "linear" | "log" | "symlog", domain, title, positiveLow}
+ *   above      layers that each draw a strip of height STRIP above the axes
  *   layers     functions (context, frame) that draw in the given order
  *   marks      layers that change with the chosen step; drawn on a second canvas, so that the first can stay
  *   key        when it equals the last one's, the layers are not drawn again
@@ -63,8 +65,9 @@ export class Plot {
     if (!this.spec || !this.visible || width < 80) return;
     if (this.drawn === null || this.spec.key === undefined || this.drawn !== this.spec.key) {
       const context = sized(this.base, width, height);
-      this.frame = makeFrame(this.spec, width, height);
+      this.frame = makeFrame(context, this.spec, width, height);
       drawAxes(context, this.frame, this.spec);
+      for (const layer of this.spec.above ?? []) layer(context, this.frame);
       clipped(context, this.frame, () => {
         for (const layer of this.spec.layers) layer(context, this.frame);
       });
@@ -126,14 +129,21 @@ export function sized(canvas, width, height) {
 }
 
 /** Where the axes lie, and the maps from values to pixels and back. */
-function makeFrame(spec, width, height) {
+function makeFrame(context, spec, width, height) {
   const x = makeScale(spec.x.kind, spec.x.domain, spec.x.positiveLow);
   const y = makeScale(spec.y.kind, spec.y.domain, spec.y.positiveLow);
+  const top = MARGIN.top + STRIP * (spec.above?.length ?? 0);
+  const inner = height - top - MARGIN.bottom;
+  context.font = FONT;
+  const ticks = { x: [], y: y.ticks(Math.max(2, inner / 45)) };
+  const left = TITLE_WIDTH + Math.max(20, ...ticks.y.map(({ label }) => context.measureText(label).width));
+  ticks.x = x.ticks(Math.max(2, (width - left) / 90));
   const frame = {
-    left: MARGIN.left,
-    top: MARGIN.top,
-    width: width - MARGIN.left - MARGIN.right,
-    height: height - MARGIN.top - MARGIN.bottom,
+    left,
+    top,
+    width: width - left - MARGIN.right,
+    height: inner,
+    ticks,
     ratio: window.devicePixelRatio || 1,
     scales: { x, y },
   };
@@ -152,17 +162,17 @@ function drawAxes(context, frame, spec) {
   context.fillStyle = color("--text-muted");
   context.textAlign = "center";
   context.textBaseline = "top";
-  for (const tick of frame.scales.x.ticks(Math.max(2, frame.width / 90))) {
+  for (const tick of frame.ticks.x) {
     const x = Math.round(frame.x(tick.value)) + 0.5;
     stroke(context, x, frame.top, x, bottom);
-    context.fillText(tick.label ?? formatTick(tick.value), x, bottom + 6);
+    context.fillText(tick.label, x, bottom + 6);
   }
   context.textAlign = "right";
   context.textBaseline = "middle";
-  for (const tick of frame.scales.y.ticks(Math.max(2, frame.height / 45))) {
+  for (const tick of frame.ticks.y) {
     const y = Math.round(frame.y(tick.value)) + 0.5;
     stroke(context, frame.left, y, frame.left + frame.width, y);
-    context.fillText(tick.label ?? formatTick(tick.value), frame.left - 6, y);
+    context.fillText(tick.label, frame.left - 6, y);
   }
   context.textAlign = "center";
   context.textBaseline = "alphabetic";

@@ -85,20 +85,21 @@ export class SurfacePlot {
     const context = sized(this.canvas, width, height);
     const camera = makeCamera(this.view, width, height);
     const place = placeIn(this.spec);
-    drawFloor(context, camera, this.spec.labels);
+    drawFloor(context, camera);
     for (const shape of sortedShapes(this.spec, place, camera)) shape.draw(context);
+    drawLabels(context, camera, this.spec.labels);
   }
 }
 
 /** Projects a point of the cube [-1, 1]^3 (height last) to [x, y, depth]. */
 function makeCamera({ yaw, pitch, zoom }, width, height) {
-  const size = Math.min(width, height * 1.25) * 0.36 * zoom;
+  const size = Math.min(width, height * 1.25) * 0.33 * zoom;
   const [cy, sy, cp, sp] = [Math.cos(yaw), Math.sin(yaw), Math.cos(pitch), Math.sin(pitch)];
   return ([x, y, z]) => {
     const [right, away] = [x * cy - y * sy, x * sy + y * cy];
     const depth = away * cp - z * sp;
     const scale = size * (4 / (4 + depth));
-    return [width / 2 + right * scale, height / 2 - (away * sp + z * cp) * scale, depth];
+    return [width / 2 + right * scale, height * 0.48 - (away * sp + z * cp) * scale, depth];
   };
 }
 
@@ -172,18 +173,29 @@ function segment(from, to) {
   return { depth: (from[2] + to[2]) / 2 - 0.12, draw };
 }
 
-function drawFloor(context, camera, labels) {
+function drawFloor(context, camera) {
   const corners = [[-1, -1], [1, -1], [1, 1], [-1, 1]].map(([x, y]) => camera([x, y, -0.6]));
   context.strokeStyle = color("--grid-strong");
   context.beginPath();
   for (const [x, y] of corners) context.lineTo(x, y);
   context.closePath();
   context.stroke();
+}
+
+/** The names of the axes at the two edges of the floor that are nearer to the eye. */
+function drawLabels(context, camera, labels) {
   context.fillStyle = color("--text-muted");
   context.font = "11px system-ui, sans-serif";
   context.textAlign = "center";
-  for (const [text, at] of [[labels.x, [0, -1.18, -0.6]], [labels.y, [-1.18, 0, -0.6]]]) {
+  context.textBaseline = "top";
+  const nearer = (a, b) => (camera(a)[2] < camera(b)[2] ? a : b);
+  const edges = [
+    [labels.x, nearer([0, -1.12, -0.6], [0, 1.12, -0.6])],
+    [labels.y, nearer([-1.12, 0, -0.6], [1.12, 0, -0.6])],
+  ];
+  for (const [text, at] of edges) {
     const [x, y] = camera(at);
+    context.textAlign = x < camera([0, 0, -0.6])[0] ? "right" : "left";
     context.fillText(text, x, y);
   }
 }

@@ -14,25 +14,28 @@ export function segmented(label, choices, choose) {
   return node;
 }
 
-/** Values at the chosen step under a plot: entries {color, dashed, label, value, title}. It is also the plot's legend. */
+/**
+ * Values at the chosen step under a plot, and its legend: groups of entries {color, dashed, label, value}. A group begins a
+ * new line; there is one a run.
+ */
 export class Readout {
   constructor() {
-    this.element = element("dl", { class: "readout" });
+    this.element = element("div", { class: "readouts" });
     this.shown = "";
   }
 
-  show(entries) {
-    const content = JSON.stringify(entries);
+  show(groups) {
+    const content = JSON.stringify(groups);
     if (content === this.shown) return;
     this.shown = content;
-    replace(this.element, entries.map(readoutEntry));
+    replace(this.element, groups.map((entries) => element("dl", { class: "readout" }, entries.map(readoutEntry))));
   }
 }
 
-function readoutEntry({ color, dashed, label, value, title }) {
+function readoutEntry({ color, dashed, label, value }) {
   const style = { "--swatch": color ?? "transparent" };
   const swatch = color ? element("span", { class: dashed ? "swatch dashed" : "swatch", style }) : null;
-  return element("div", { title: title ?? null }, element("dt", {}, swatch, label), element("dd", {}, value));
+  return element("div", {}, element("dt", {}, swatch, label), element("dd", {}, value));
 }
 
 /** The runs that a card shows. */

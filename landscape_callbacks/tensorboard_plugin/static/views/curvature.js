@@ -39,7 +39,7 @@ export function curvatureSection() {
               kind: KIND,
               name,
               title: "Stability ratio",
-              subtitle: "curvature over the optimizer's limit; 1 is the edge",
+              subtitle: "1 is the edge",
               create: (runs) => new CurvatureCard(runs, name, ratioCurves, "ratio"),
             })
           : []),
@@ -61,7 +61,8 @@ class CurvatureCard {
 
   update(model) {
     const alone = this.runs.length === 1;
-    const curves = this.runs.flatMap((run) => this.curvesOf(run.series.get(this.key), run, alone));
+    const groups = this.runs.map((run) => this.curvesOf(run.series.get(this.key), run, alone));
+    const curves = groups.flat();
     const axis = timeAxis(model, this.runs);
     const kind = this.title === "ratio" ? "linear" : model.options.curvatureAxis;
     const rows = (step) => curves.map((curve) => ({ color: curve.color, label: curve.label, value: valueAt(curve, step) }));
@@ -69,13 +70,15 @@ class CurvatureCard {
       label: `${this.title} over training. At step ${model.step}: ${rows(model.step).map((row) => `${row.label} ${row.value}`).join(", ")}.`,
       key: timeKey(model, this.runs, kind),
       x: axis.x,
+      above: axis.above,
       y: { kind, domain: padded(curveExtent(curves, kind)), title: this.title },
       layers: [...axis.layers, ...edgeLayers(this.title), ...curves.flatMap(curveLayers)],
       marks: axis.marks,
       hover: (step) => timeHover(model, this.runs, step, rows),
       pick: axis.pick,
     });
-    this.readout.show(curves.map((curve) => ({ color: curve.color, dashed: curve.dash.length > 0, label: curve.label, value: valueAt(curve, model.step) })));
+    const entry = (curve) => ({ color: curve.color, dashed: curve.dash.length > 0, label: curve.label, value: valueAt(curve, model.step) });
+    this.readout.show(groups.map((group) => group.map(entry)));
   }
 }
 

@@ -73,7 +73,7 @@ class DensityCard {
         mark: { x: place },
       }),
     });
-    this.readout.show(shown.flatMap((entry) => densityReadout(entry, alone, shade(entry.run), model.step)));
+    this.readout.show(shown.map((entry) => densityReadout(entry, alone, shade(entry.run), model.step)));
   }
 }
 
@@ -89,6 +89,7 @@ class DensityMapCard {
           valueTitle: "density",
           logarithmic: true,
           cut: 0,
+          floor: FLOOR,
           scale: () => ramp(color("--card"), color("--density-1"), color("--density-2"), color("--density-3")),
           gridKind: (model) => model.options.densityAxis,
           overlays: () => limitCurve(run),

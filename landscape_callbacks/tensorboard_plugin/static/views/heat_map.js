@@ -13,13 +13,13 @@ import { timeAxis, timeHover, timeKey } from "./time_axis.js";
 
 /**
  * Options: `grid` and `values` name the arrays of a record; `gridTitle`, `valueTitle` the axes; `scale()` the colours;
- * `gridKind(model)` the axis; `overlays(model)` curves [{xs, ys, color}] drawn on top.
+ * `gridKind(model)` the axis; `curve(grid, values)` what is drawn between the points; `overlays(model)` curves [{xs, ys, color}] drawn on top.
  */
 export class HeatMap {
   constructor(run, key, options) {
     this.run = run;
     this.key = key;
-    this.options = { scale: () => viridis, gridKind: () => "linear", overlays: () => [], cut: 0.01, ...options };
+    this.options = { scale: () => viridis, gridKind: () => "linear", overlays: () => [], curve: (xs, ys) => ({ xs, ys }), cut: 0.01, ...options };
     this.plot = new Plot(190);
     this.caption = element("span", {});
     this.bar = element("span", { class: "color-bar" });
@@ -47,6 +47,7 @@ export class HeatMap {
       label: `${this.options.valueTitle} over training as a heat map, ${this.columns.length} records.`,
       key,
       x: axis.x,
+      above: axis.above,
       y: { kind, domain: this.domain, title: this.options.gridTitle },
       layers: [
         heatColumns(this.columns, (value) => scale(this.colors.share(value))),
@@ -65,11 +66,12 @@ export class HeatMap {
       return record.arrays[grid]?.length > 1 && record.arrays[grid].length === record.arrays[values]?.length;
     });
     this.columns = usable.map((record, at) => {
-      const next = usable[at + 1]?.step ?? Math.max(model.steps.at(-1), record.step + 1);
-      return { from: record.step, to: next, ys: record.arrays[grid], values: record.arrays[values] };
+      const next = usable[at + 1]?.step ?? record.step + (at > 0 ? record.step - usable[at - 1].step : 1);
+      const { xs, ys } = this.options.curve(record.arrays[grid], record.arrays[values]);
+      return { from: record.step, to: next, ys: xs, values: ys };
     });
     this.domain = extent(...this.columns.map((column) => column.ys));
-    this.colors = colorDomain(this.columns.map((column) => column.values), { cut: this.options.cut, logarithmic: this.options.logarithmic });
+    this.colors = colorDomain(this.columns.map((column) => column.values), { cut: this.options.cut, floor: this.options.floor, logarithmic: this.options.logarithmic });
     const words = describeDomain(this.colors);
     this.caption.textContent = `${this.options.valueTitle} over training${named ? `: ${this.run.name}` : ""} (${words.scale} colours)`;
     this.low.textContent = words.low;

@@ -98,10 +98,10 @@ class PlaneCard {
         values: loss,
         share,
         path: pathOnSurface(record.arrays),
-        labels: { x: axisTitle(record, "x", 0), y: axisTitle(record, "y", 1) },
+        labels: { x: String(record.info.x_label ?? "x"), y: String(record.info.y_label ?? "y") },
       });
     }
-    this.readout.show(planeReadout(record, here, model.step));
+    this.readout.show([planeReadout(record, here, model.step)]);
   }
 
   prepare(record) {

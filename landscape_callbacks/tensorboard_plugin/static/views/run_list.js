@@ -9,7 +9,7 @@ export class RunList {
     this.filter = element("input", { type: "search", placeholder: "Filter runs", "aria-label": "Filter runs", on: { input: () => this.update(model) } });
     this.layout = segmented("Several runs", [["overlay", "overlay"], ["side", "side by side"]], (value) => model.setLayout(value));
     this.list = element("ul", { class: "run-list" });
-    this.element = element("aside", { class: "runs", "aria-label": "Runs" }, element("h2", {}, "Runs"), this.filter, this.list, this.layout);
+    this.element = element("aside", { class: "runs", "aria-label": "Runs" }, element("div", { class: "runs-inner" }, element("h2", {}, "Runs"), this.filter, this.list, this.layout));
     this.shown = "";
   }
 

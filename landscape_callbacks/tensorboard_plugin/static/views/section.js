@@ -33,6 +33,7 @@ export class Section {
     const listed = this.listCards(model);
     const sideBySide = model.layout === "side" && model.selected().length > 1;
     this.grid.classList.toggle("side-by-side", sideBySide);
+    this.grid.classList.toggle("even", listed.length === 2 || listed.length === 4);
     this.grid.style.setProperty("--columns", model.selected().length);
     const nodes = listed.map((entry) => this.card(entry));
     const order = nodes.map(({ node }) => node);
@@ -41,7 +42,7 @@ export class Section {
       replace(this.grid, order);
     }
     for (const key of [...this.cards.keys()]) if (!listed.some((entry) => entry.key === key)) this.cards.delete(key);
-    for (const { content } of nodes) content?.update(model);
+    for (const { content, node } of nodes) if (content) updateSafely(content, model, node);
     for (const control of this.controls) {
       control.element.hidden = !listed.length;
       control.update(model);
@@ -61,6 +62,17 @@ export class Section {
       this.cards.set(key, { content, node: element("article", { class: "card", "data-card": key }, heading, body) });
     }
     return this.cards.get(key);
+  }
+}
+
+/** A record that no monitor would write must not take the rest of the page with it. */
+function updateSafely(content, model, node) {
+  try {
+    content.update(model);
+    node.querySelector(":scope > .undrawable")?.remove();
+  } catch (error) {
+    if (node.querySelector(":scope > .undrawable")) return;
+    node.append(element("p", { class: "undrawable missing" }, `What was recorded here cannot be drawn: ${error.message}.`));
   }
 }
 

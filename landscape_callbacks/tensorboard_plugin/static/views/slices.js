@@ -6,6 +6,7 @@ import { band, dots, line, verticalRule } from "../plot/layers.js";
 import { Plot } from "../plot/plot.js";
 import { interpolate } from "../plot/raster.js";
 import { extent, padded } from "../plot/scales.js";
+import { splineCurve } from "../plot/spline.js";
 import { color } from "../plot/theme.js";
 import { Readout, segmented } from "./controls.js";
 import { HeatMap } from "./heat_map.js";
@@ -43,7 +44,7 @@ export function slicesSection() {
         entriesForGroups(model, {
           kind: KIND,
           name,
-          title: TITLES[name] ?? `Along ${name}`,
+          title: titleOf(name),
           subtitle: Object.hasOwn(TITLES, name) ? name : null,
           create: (runs) => new SliceCard(runs, name),
         }),
@@ -57,12 +58,12 @@ class SliceCard {
     this.key = `${KIND}/${name}`;
     this.plot = new Plot(250);
     this.readout = new Readout();
-    this.heatMaps = runs.map((run) => new HeatMap(run, this.key, { grid: "alpha", values: "loss", gridTitle: "α", valueTitle: "loss" }));
+    this.heatMaps = runs.map((run) => new HeatMap(run, this.key, { grid: "alpha", values: "loss", gridTitle: "α", valueTitle: "loss", curve: splineCurve }));
     this.element = element("div", {}, this.plot.element, this.readout.element, this.heatMaps.map((map) => map.element));
   }
 
   update(model) {
-    const shown = this.runs.map((run) => this.shownOf(model, run)).filter(({ record }) => record);
+    const shown = this.runs.map((run) => this.shownOf(model, run)).filter(({ record }) => record && isSlice(record));
     const all = shown.flatMap(({ record, ghosts }) => [record, ...ghosts]);
     const unit = shown[0]?.record.info.unit;
     const kind = model.options.lossAxis;
@@ -76,7 +77,7 @@ class SliceCard {
       layers: shown.flatMap((entry) => sliceLayers(entry, this.runs.length === 1)),
       hover: (alpha) => sliceHover(shown, alpha, this.runs.length === 1),
     });
-    this.readout.show(shown.flatMap((entry) => sliceReadout(entry, this.runs.length === 1, model.step)));
+    this.readout.show(shown.map((entry) => sliceReadout(entry, this.runs.length === 1, model.step)));
     for (const map of this.heatMaps) map.update(model, this.runs.length > 1);
   }
 
@@ -85,24 +86,29 @@ class SliceCard {
     const record = model.recordAt(series);
     const index = series.indexAt(model.step);
     const stride = Math.max(1, Math.round(series.live.length / 40));
-    return { run, record, ghosts: record ? series.before(index, stride, this.runs.length === 1 ? GHOSTS : 3) : [] };
+    return { run, record, ghosts: record ? series.before(index, stride, this.runs.length === 1 ? GHOSTS : 3).filter(isSlice) : [] };
   }
+}
+
+function isSlice({ arrays: { alpha, loss } }) {
+  return alpha?.length > 1 && alpha.length === loss?.length;
 }
 
 function sliceLayers({ run, record, ghosts }, alone) {
   const shade = alone ? color("--curve") : color(run.color);
   const { alpha, loss, loss_error: error, validation_loss: validation, regularized_loss: regularized } = record.arrays;
   const layers = ghosts
-    .map((ghost, age) => line(ghost.arrays.alpha, ghost.arrays.loss, { color: shade, width: 1, opacity: 0.34 * (1 - age / (ghosts.length + 1)) }))
+    .map((ghost, age) => curve(ghost.arrays.alpha, ghost.arrays.loss, { color: shade, width: 1, opacity: 0.34 * (1 - age / (ghosts.length + 1)) }))
     .reverse();
   if (error) {
     layers.push(band(alpha, loss.map((value, at) => value - error[at]), loss.map((value, at) => value + error[at]), { color: shade }));
   }
   const parabola = parabolaOf(record);
-  if (parabola) layers.push(line(alpha, parabola, { color: alone ? color("--parabola") : shade, width: 1.3, dash: [2, 3] }));
-  if (validation) layers.push(line(alpha, validation, { color: alone ? color("--validation") : shade, dash: [6, 3] }));
-  if (regularized) layers.push(line(alpha, regularized, { color: shade, dash: [1, 3], width: 1.2 }));
-  layers.push(line(alpha, loss, { color: shade, width: 2.2 }));
+  if (parabola) layers.push(line(parabola.xs, parabola.ys, { color: alone ? color("--parabola") : shade, width: 1.3, dash: [2, 3] }));
+  if (validation) layers.push(curve(alpha, validation, { color: alone ? color("--validation") : shade, dash: [6, 3] }));
+  if (regularized) layers.push(curve(alpha, regularized, { color: shade, dash: [1, 3], width: 1.2 }));
+  layers.push(curve(alpha, loss, { color: shade, width: 2.2 }));
+  if (alpha.length <= 25) layers.push(dots(alpha, loss, { color: shade, radius: 2.2 }));
   const here = interpolate(alpha, loss, 0);
   if (Number.isFinite(here)) layers.push(dots([0], [here], { color: shade, radius: 4, outline: color("--card") }));
   const best = toNumber(record.info.best_step);
@@ -120,12 +126,27 @@ function parabolaOf(record) {
   // The secant over [a, b] has slope s + ½κ(a + b) on a parabola.
   const secant = (loss[above] - loss[below]) / (alpha[above] - alpha[below]);
   const slope = secant - 0.5 * curvature * (alpha[above] + alpha[below]);
-  return alpha.map((place) => here + slope * place + 0.5 * curvature * place * place);
+  const { xs } = splineCurve(alpha, loss);
+  return { xs, ys: xs.map((place) => here + slope * place + 0.5 * curvature * place * place) };
 }
 
-/** Indices of the grid points next to 0 on both sides, one of them 0 itself at the end of the grid. */
+/** The spline through a slice's points. */
+function curve(alpha, values, style) {
+  const { xs, ys } = splineCurve(alpha, values);
+  return line(xs, ys, style);
+}
+
+function valueOf(alpha, values, place) {
+  const { xs, ys } = splineCurve(alpha, values);
+  return interpolate(xs, ys, place);
+}
+
+/**
+ * Indices of the grid points next to 0 on both sides, one of them 0 itself at the end of the grid. Points closer than 2 % of
+ * the slice are passed over: between them rounding shows.
+ */
 function neighbours(alpha) {
-  const reach = 1e-9 * (alpha.at(-1) - alpha[0]);
+  const reach = 0.02 * (alpha.at(-1) - alpha[0]);
   let [below, above] = [0, alpha.length - 1];
   for (let index = 0; index < alpha.length; index += 1) {
     if (alpha[index] < -reach) below = index;
@@ -152,6 +173,7 @@ function sliceReadout({ run, record }, alone, step) {
   add("best step", info.best_step, { color: alone ? color("--best-step") : shade, dashed: true, value: formatWithError(info.best_step, info.best_step_error) });
   add("barrier", info.barrier);
   add("convexity violation", info.convexity_violation);
+  add("interpolation error up to", info.error);
   if (info.nonfinite > 0) add("points that are not finite", info.nonfinite);
   if (record.step !== step) entries.push({ label: "measured at step", value: formatStep(record.step) });
   return entries;
@@ -161,9 +183,9 @@ function sliceHover(shown, alpha, alone) {
   const rows = shown.flatMap(({ run, record }) => {
     const { alpha: grid, loss, validation_loss: validation } = record.arrays;
     const shade = alone ? color("--curve") : color(run.color);
-    const value = interpolate(grid, loss, alpha);
+    const value = valueOf(grid, loss, alpha);
     const rows = [{ color: shade, label: alone ? "loss" : run.name, value: formatNumber(value) }];
-    if (validation) rows.push({ color: alone ? color("--validation") : shade, label: "validation", value: formatNumber(interpolate(grid, validation, alpha)) });
+    if (validation) rows.push({ color: alone ? color("--validation") : shade, label: "validation", value: formatNumber(valueOf(grid, validation, alpha)) });
     return rows;
   });
   return { title: `α = ${formatNumber(alpha, 3)}`, rows, mark: { x: alpha } };
@@ -181,6 +203,11 @@ function positiveLow(curves) {
   let low = Infinity;
   for (const curve of curves) for (const value of curve) if (value > 0 && value < low) low = value;
   return low;
+}
+
+function titleOf(name) {
+  const [, number] = /^random_(\d+)$/.exec(name) ?? [];
+  return TITLES[name] ?? (number ? `Along random direction ${number}` : `Along ${name}`);
 }
 
 function inOrder(names) {

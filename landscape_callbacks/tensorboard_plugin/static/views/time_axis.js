@@ -3,14 +3,16 @@
 import { formatStep, formatWithError } from "../format.js";
 import { episodeAt, verdictStyle } from "../data/episodes.js";
 import { verticalRule } from "../plot/layers.js";
+import { STRIP } from "../plot/plot.js";
 import { color, faded } from "../plot/theme.js";
 
-/** Parts of a plot's spec: {x, layers, marks, pick}. */
+/** Parts of a plot's spec: {x, above, layers, marks, pick}. */
 export function timeAxis(model, runs) {
   const [first, last] = model.steps.length ? [model.steps[0], model.steps.at(-1)] : [0, 1];
   return {
     x: { kind: "linear", domain: first === last ? [first - 1, last + 1] : [first, last], title: "step" },
-    layers: runs.map((run, row) => episodeLayer(model.episodes(run), row, runs.length)),
+    above: runs.map((run, row) => stripLayer(model.episodes(run), runs.length - row)),
+    layers: runs.length === 1 ? [shadeLayer(model.episodes(runs[0]))] : [],
     marks: [verticalRule(model.step, { color: color("--cursor"), width: 1.5 })],
     pick: (step) => model.goToStep(step),
   };
@@ -56,19 +58,30 @@ export function timeHover(model, runs, step, valueRows) {
   };
 }
 
-function episodeLayer(list, row, rows) {
-  const strip = 5;
+/** The episodes as a solid strip above the axes. */
+function stripLayer(list, row) {
   return (context, frame) => {
-    for (const episode of list) {
-      const left = frame.x(episode.start);
-      const width = Math.max(frame.x(episode.end) - left, 1.5);
-      const shade = color(verdictStyle(episode.verdict).color);
-      if (rows === 1) {
-        context.fillStyle = faded(shade, 0.1);
-        context.fillRect(left, frame.top, width, frame.height);
-      }
+    for (const { left, width, shade } of placed(list, frame)) {
       context.fillStyle = shade;
-      context.fillRect(left, frame.top + row * (strip + 1), width, strip);
+      context.fillRect(left, frame.top - row * STRIP - 1, width, STRIP - 2);
     }
   };
+}
+
+/** The episodes as light shades behind the curves. */
+function shadeLayer(list) {
+  return (context, frame) => {
+    for (const { left, width, shade } of placed(list, frame)) {
+      context.fillStyle = faded(shade, 0.1);
+      context.fillRect(left, frame.top, width, frame.height);
+    }
+  };
+}
+
+function placed(list, frame) {
+  return list.map((episode) => {
+    const left = Math.max(frame.x(episode.start), frame.left);
+    const right = Math.min(frame.x(episode.end), frame.left + frame.width);
+    return { left, width: Math.max(right - left, 1.5), shade: color(verdictStyle(episode.verdict).color) };
+  });
 }
