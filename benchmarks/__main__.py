@@ -1,6 +1,6 @@
 """Runs every benchmark, one after the other, and keeps what each printed in ``benchmarks/results/``.
 
-``python -m benchmarks`` runs all, ``python -m benchmarks slices overhead`` the ones named. A benchmark is a script in this
+``python -m benchmarks`` runs all, ``python -m benchmarks slices overhead`` those two. A benchmark is a script in this
 folder that prints Markdown tables and needs no argument; all ratios of a table come from one process.
 """
 

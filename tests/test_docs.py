@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,3 +52,26 @@ def test_no_page_asks_another_host(site: Path) -> None:
         text = page.read_text()
         assert 'src="http' not in text, page
         assert 'rel="stylesheet" href="http' not in text, page
+
+
+def test_worked_example_of_a_monitor_measures(repository: Path) -> None:
+    from lightning.pytorch import Trainer
+    from lightning.pytorch.demos.boring_classes import BoringModel
+
+    text = (repository / "docs" / "adding_a_monitor.md").read_text()
+    names: dict[str, Any] = {"__name__": "worked_example"}
+    for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
+        exec(compile(block, "adding_a_monitor.md", "exec"), names)
+    names["test_share_in_direction"]()
+    trainer = Trainer(
+        max_steps=4,
+        accelerator="cpu",
+        callbacks=[names["GradientAlignmentMonitor"](every_n_steps=1, max_overhead=None)],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+    )
+    trainer.fit(BoringModel())
+    share = float(trainer.callback_metrics["gradient/share_in_sharpest_direction"])
+    assert 0.0 < share <= 1.0 + 1e-6
+    assert "landscape/failed_measurements" not in trainer.callback_metrics
