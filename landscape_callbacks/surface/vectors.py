@@ -210,6 +210,14 @@ class ParameterSpace:
         total = sum(share * _blocked_products(basis[:, a:b], vector[a:b]) for a, b, share in self._segments)
         return self._sum_over_mesh(total).to(vector.dtype)
 
+    def segments(self) -> list[tuple[int, int, float]]:
+        """Runs of entries ``(start, end, share)``: an entry that r processes hold counts 1/r on each in a sum over all."""
+        return [(0, self.local_dimension, 1.0)] if self._mesh is None else list(self._segments)
+
+    def sum_over_processes(self, value: Tensor) -> Tensor:
+        """The sum of a tensor over the processes that share the parameters; the tensor itself when none do."""
+        return value if self._mesh is None else self._sum_over_mesh(value)
+
     def _sum_over_mesh(self, value: Any) -> Tensor:
         total: Tensor = value
         for axis in range(self._mesh.ndim):
