@@ -32,11 +32,14 @@ test: $(STAMP)  ## the whole test suite
 test-quick: $(STAMP)  ## the tests that take a moment
 	$(PYTEST) $(WORKERS) -m "not integrations and not slow"
 
-test-integrations: $(STAMP)  ## train modules of other libraries with the monitors on, in an environment of its own
-	test -x $(VENV)-integrations/bin/python || $(PYTHON) -m venv $(VENV)-integrations
-	$(VENV)-integrations/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-integrations.lock
-	$(VENV)-integrations/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+test-integrations: $(VENV)-integrations/.installed  ## train modules of other libraries with the monitors on
 	$(VENV)-integrations/bin/python -m pytest -m integrations
+
+$(VENV)-integrations/.installed: requirements-integrations.lock pyproject.toml
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-integrations.lock
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	touch $@
 
 benchmark: $(STAMP)  ## time and error beside the other libraries, ratios in one run (long)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-benchmark.lock
