@@ -1,7 +1,7 @@
 """Records: what a monitor saw at one step, in one form for event files, record files and the report page.
 
-A record is small, self-describing and append-only: a JSON object in which arrays are base64 of little-endian float64, so that
-infinities and NaN survive. This file needs numpy only: TensorBoard loads it without torch or Lightning.
+A record is small, self-describing and append-only: a JSON object in which arrays are base64 of little-endian float64,
+so that infinities and NaN survive. This file needs numpy only: TensorBoard loads it without torch or Lightning.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,8 @@ from typing import Any
 import numpy as np
 
 RECORD_FILE = "landscape.jsonl"
+
+_HEAD = re.compile(rb'\{"kind":("(?:[^"\\]|\\.)*"),"name":("(?:[^"\\]|\\.)*"),"step":(-?\d+)')
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,8 @@ def encode(record: Record) -> str:
     for key, value in record.arrays.items():
         array = np.ascontiguousarray(value, dtype="<f8")
         arrays[key] = {"shape": list(array.shape), "float64": base64.b64encode(array.tobytes()).decode("ascii")}
-    content = {"kind": record.kind, "name": record.name, "step": int(record.step), "arrays": arrays, "info": _plain(record.info)}
+    head = {"kind": record.kind, "name": record.name, "step": int(record.step)}
+    content = {**head, "arrays": arrays, "info": _plain(record.info)}
     return json.dumps(content, separators=(",", ":"), allow_nan=False)
 
 
@@ -81,6 +85,44 @@ def read_records(path: str | Path) -> Iterator[Record]:
                 except ValueError:
                     if line.endswith(b"\n"):
                         raise
+
+
+@dataclass(frozen=True)
+class RecordPlace:
+    """Where a record lies in a record file.
+
+    Attributes:
+        kind: Its kind; empty for a line that is no record.
+        name: Its name.
+        step: Its step.
+        offset: Bytes before its line.
+        length: Bytes of its line, without the line break.
+        complete: False for a last line that was cut off.
+    """
+
+    kind: str
+    name: str
+    step: int
+    offset: int
+    length: int
+    complete: bool
+
+
+def index_records(path: str | Path) -> Iterator[RecordPlace]:
+    """What a record file holds, without decoding any array: 100 MB take a fraction of a second.
+
+    Args:
+        path: The record file.
+    """
+    offset = 0
+    with Path(path).open("rb") as lines:
+        for line in lines:
+            length = len(line.rstrip(b"\n"))
+            head = _HEAD.match(line)
+            kind, name, step = (json.loads(part) for part in head.groups()) if head else ("", "", 0)
+            if length:
+                yield RecordPlace(kind, name, step, offset, length, complete=line.endswith(b"\n"))
+            offset += len(line)
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,1 @@
+"""What `python -m landscape_callbacks` can do; one command a file."""

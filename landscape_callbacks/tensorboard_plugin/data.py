@@ -1,9 +1,9 @@
 """Read landscape records through TensorBoard's data provider.
 
-A series is what one monitor wrote under one name, such as the slices along the gradient. Its records lie in blocks, one a tag
-(see :mod:`landscape_callbacks.training.record_writer`). Reading a block is what costs time, so the steps and sizes of a block are
-remembered until the block changes, and a long series is answered by evenly spaced records plus the steps of all: the front end
-fetches the record of a step that it lacks when a person goes there.
+A series is what one monitor wrote under one name, such as the slices along the gradient. Its records lie in blocks, one
+a tag (see :mod:`landscape_callbacks.training.record_writer`). Reading a block is what costs time, so the steps and
+sizes of a block are remembered until the block changes, and a long series is answered by evenly spaced records plus the
+steps of all: the front end fetches the record of a step that it lacks when a person goes there.
 """
 
 from __future__ import annotations
@@ -127,17 +127,14 @@ class LandscapeData:
     def _scan(
         self, context: Any, experiment: str, run: str, kind: str, name: str
     ) -> tuple[list[_Block], dict[str, list[bytes]]]:
-        """The blocks of a series in order, and the lines of those that had to be read for it (dropped when they are many)."""
+        """The blocks of a series in order, and the lines of those that had to be read (dropped when they are many)."""
         listing = self._provider.list_tensors(
             context, experiment_id=experiment, plugin_name=PLUGIN_NAME, run_tag_filter=RunTagFilter(runs=[run])
         )
         if run not in listing:
-            raise UnknownSeriesError("TensorBoard knows no run of this name with landscape data. It may have been removed.")
-        signatures = {
-            tag: (series.max_step, series.max_wall_time)
-            for tag, series in listing[run].items()
-            if (parts := _parse(tag)) and parts[:2] == (kind, name)
-        }
+            raise UnknownSeriesError("TensorBoard knows no run of this name with landscape data. Was it removed?")
+        numbers = {tag: parts[2] for tag in listing[run] if (parts := _parse(tag)) and parts[:2] == (kind, name)}
+        signatures = {tag: (listing[run][tag].max_step, listing[run][tag].max_wall_time) for tag in numbers}
         if not signatures:
             raise UnknownSeriesError(f"This run has no series {kind}/{name}.")
         with self._lock:
@@ -152,7 +149,7 @@ class LandscapeData:
             kept += sum(sizes)
             if kept <= BYTES_KEPT_WHILE_SCANNING:
                 fresh[tag] = lines
-        blocks = sorted((block for block in known.values() if block), key=lambda block: _parse(block.tag)[2])
+        blocks = sorted((block for block in known.values() if block), key=lambda block: numbers[block.tag])
         with self._lock:
             self._blocks.update({(experiment, run, block.tag): block for block in blocks})
         return blocks, fresh
@@ -222,7 +219,7 @@ def _summaries(tags: dict[str, Any]) -> Iterator[SeriesSummary]:
 
 
 def _parse(tag: str) -> tuple[str, str, int] | None:
-    """(kind, name, block) of a tag; the name may contain slashes. ``None`` for a tag that the record writer did not write."""
+    """(kind, name, block) of a tag, ``None`` for one that the record writer did not write; names may hold slashes."""
     kind, _, rest = tag.partition("/")
     name, slash, block = rest.rpartition("/")
     return (kind, name, int(block)) if slash and block.isascii() and block.isdigit() else None

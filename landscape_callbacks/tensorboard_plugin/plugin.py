@@ -81,7 +81,8 @@ class LandscapePlugin(base_plugin.TBPlugin):
                 response = _failure(request, 400, str(error))
             except Exception as error:
                 logger.exception("The Landscape tab could not answer %s", request.path)
-                response = _failure(request, 500, f"TensorBoard could not read the data: {type(error).__name__}: {error}")
+                reason = f"{type(error).__name__}: {error}"
+                response = _failure(request, 500, f"TensorBoard could not read the data: {reason}")
             return response(environ, start_response)
 
         return application
@@ -90,7 +91,7 @@ class LandscapePlugin(base_plugin.TBPlugin):
         if request.method not in ("GET", "HEAD"):
             return _failure(request, 405, f"Only GET is answered here, got {request.method}.")
         if self._data is None:
-            return _failure(request, 503, "TensorBoard runs without a data provider. Start it without --generic_data=false.")
+            return _failure(request, 503, "TensorBoard runs without a data provider: leave out --generic_data=false.")
         context = plugin_util.context(request.environ)
         content, content_type = answer(self._data, request, context, plugin_util.experiment_id(request.environ))
         return http_util.Respond(request, content, content_type)

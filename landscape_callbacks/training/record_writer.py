@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 import warnings
 from collections.abc import Iterable
@@ -10,30 +9,28 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from landscape_callbacks.records import RECORD_FILE, Record, encode
+from landscape_callbacks.records import RECORD_FILE, Record, encode, index_records
 
 PLUGIN_NAME = "landscape"
 RECORDS_PER_TAG = 8
 SECONDS_BETWEEN_FLUSHES = 10.0
 
-_HEAD = re.compile(rb'\{"kind":("(?:[^"\\]|\\.)*"),"name":("(?:[^"\\]|\\.)*"),"step":(-?\d+)')
-
 
 class RecordWriter:
     """Writes each record as one line of ``<log_dir>/landscape.jsonl`` and as one string tensor a TensorBoard writer.
 
-    Tensors go under the plugin name ``landscape`` and the tag ``<kind>/<name>/<block>``. A block takes at most 8 records:
-    TensorBoard keeps a sample of 10 events a tag with ``--load_fast=false`` (100 with the fast loader), so none is ever
-    dropped. Steps rise strictly within a block, since the fast loader discards what a lower or equal step follows; a record that
-    does not rise (a resumed run, two records of one step) opens the next block.
+    Tensors go under the plugin name ``landscape`` and the tag ``<kind>/<name>/<block>``. A block takes at most 8
+    records: TensorBoard keeps a sample of 10 events a tag with ``--load_fast=false`` (100 with the fast loader), so
+    none is ever dropped. Steps rise strictly within a block, since the fast loader discards what a lower or equal
+    step follows; a record that does not rise (a resumed run, two records of one step) opens the next block.
 
-    Monitoring must not stop training: a log directory that cannot be written (read-only, full disk, a remote address) is
-    reported by one warning and left alone afterwards, while TensorBoard goes on.
+    Monitoring must not stop training: a log directory that cannot be written (read-only, full disk, a remote address)
+    is reported by one warning and left alone afterwards, while TensorBoard goes on.
 
     Args:
         log_dir: Directory of the run, made when the first record arrives. ``None`` writes no record file. A file that
             another process left behind is continued, without its last line if that was cut off.
-        summary_writers: ``SummaryWriter`` objects of ``torch.utils.tensorboard`` or ``tensorboardX``, such as
+        summary_writers: ``SummaryWriter`` objects of ``torch.utils.tensorboard``, such as
             ``TensorBoardLogger.experiment``.
 
     Example:
@@ -113,17 +110,11 @@ class RecordWriter:
 
     def _continue_file(self) -> None:
         """Counts the records that are there and cuts off an unfinished last line, which would spoil the next one."""
-        self._file.seek(0)
-        end = 0
-        with open(self._file.fileno(), "rb", closefd=False) as lines:
-            for line in lines:
-                if not line.endswith(b"\n"):
-                    self._file.truncate(end)
-                    break
-                end += len(line)
-                if head := _HEAD.match(line):
-                    kind, name = (part.decode("ascii") for part in head.group(1, 2))
-                    self._blocks.setdefault((_text(kind), _text(name)), _Block()).take(int(head.group(3)))
+        for place in index_records(Path(self._file.name)):
+            if not place.complete:
+                self._file.truncate(place.offset)
+            elif place.kind:
+                self._blocks.setdefault((place.kind, place.name), _Block()).take(place.step)
 
     def _append(self, line: bytes) -> None:
         if self._file is None:
@@ -141,8 +132,8 @@ class RecordWriter:
             self._file.close()
             self._file = None
         self._warn(
-            f"Landscape records are no longer written to {Path(str(self.log_dir)) / RECORD_FILE}: {error}. Training goes on; "
-            "free or change the log directory to keep them in the next run."
+            f"Landscape records are no longer written to {Path(str(self.log_dir)) / RECORD_FILE}: {error}. Training "
+            "goes on; free or change the log directory to keep them in the next run."
         )
 
     def _warn(self, sentence: str) -> None:
@@ -167,27 +158,16 @@ class _Block:
         return self.number
 
 
-def _text(quoted: str) -> str:
-    import json
-
-    return str(json.loads(quoted))
-
-
 def _add_string_tensor(summary_writer: Any, tag: str, text: str, step: int) -> None:
     """The one place that reaches for the writer's file writer: ``SummaryWriter`` has no public way to add a tensor.
 
     ``data_class`` is required: without it both TensorBoard loaders drop the summary silently.
     """
-    if type(summary_writer).__module__.partition(".")[0] == "tensorboardX":
-        from tensorboardX.proto.summary_pb2 import Summary, SummaryMetadata
-        from tensorboardX.proto.tensor_pb2 import TensorProto
-    else:
-        from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
-        from tensorboard.compat.proto.tensor_pb2 import TensorProto
+    from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+    from tensorboard.compat.proto.tensor_pb2 import TensorProto
 
-    metadata = SummaryMetadata(
-        plugin_data=SummaryMetadata.PluginData(plugin_name=PLUGIN_NAME), data_class="DATA_CLASS_TENSOR"
-    )
+    plugin_data = SummaryMetadata.PluginData(plugin_name=PLUGIN_NAME)
+    metadata = SummaryMetadata(plugin_data=plugin_data, data_class="DATA_CLASS_TENSOR")
     tensor = TensorProto(dtype="DT_STRING", string_val=[text.encode("ascii")])
     value = Summary.Value(tag=tag, metadata=metadata, tensor=tensor)
     summary_writer._get_file_writer().add_summary(Summary(value=[value]), step)

@@ -1,7 +1,7 @@
-"""Runs with every kind of record, from a small model that is really trained: what the tab and the report page are tested on.
+"""Runs with every kind of record, from a small model that is really trained: what tab and report page are tested on.
 
-A deep linear network learns a map with three strengths, one after the other: loss plateaus at saddles, whose curvature is known
-(Saxe et al. 2014). It has 48 weights, so all curvature here is exact, from the dense Hessian.
+A deep linear network learns a map with three strengths, one after the other: loss plateaus at saddles, whose curvature
+is known (Saxe et al. 2014). It has 48 weights, so all curvature here is exact, from the dense Hessian.
 """
 
 from __future__ import annotations
@@ -20,7 +20,13 @@ ALPHAS = np.linspace(-1.0, 1.0, 21)
 
 
 def train_sample_run(
-    folder: Path, *, seed: int = 0, steps: int = 300, every: int = 5, learning_rate: float = 0.05, tensorboard: bool = True
+    folder: Path,
+    *,
+    seed: int = 0,
+    steps: int = 300,
+    every: int = 5,
+    learning_rate: float = 0.05,
+    tensorboard: bool = True,
 ) -> list[Record]:
     """Trains, records every few steps as the monitors do, and returns what was recorded."""
     run = _Run(seed, learning_rate)
@@ -79,7 +85,7 @@ class _Run:
         return torch.stack(rows)
 
     def slices(self, step: int) -> list[Record]:
-        values, vectors = torch.linalg.eigh(self.hessian())
+        vectors = torch.linalg.eigh(self.hessian()).eigenvectors
         gradient = self.surface.gradient()
         directions = {
             "gradient": (-gradient, "gradient steps of size 1"),
@@ -122,7 +128,12 @@ class _Run:
             "converged": True,
             "products": len(values),
         }
-        arrays = {"largest": largest, "largest_error": 0.02 * np.abs(largest), "smallest": smallest, "smallest_error": [0.05]}
+        arrays = {
+            "largest": largest,
+            "largest_error": 0.02 * np.abs(largest),
+            "smallest": smallest,
+            "smallest_error": [0.05],
+        }
         grid = np.linspace(values[0] - 1, values[-1] + 1, 256)
         width = 0.01 * (grid[-1] - grid[0])
         bumps = np.exp(-0.5 * ((grid[:, None] - values) / width) ** 2) / (width * np.sqrt(2 * np.pi))
@@ -151,7 +162,7 @@ class _Run:
         suggestions = {"strict saddle": "Keep the learning rate; step along the lowest curvature."}
         info = {
             "verdict": verdict,
-            "sentence": f"At step {step} the gradient has length {length:.3g} and the lowest curvature is {lowest:.3g}.",
+            "sentence": f"At step {step} the gradient has length {length:.3g}, the lowest curvature is {lowest:.3g}.",
             "suggestion": suggestions.get(verdict, ""),
             "evidence": [
                 {"name": "lowest curvature", "value": lowest, "error": 0.002, "unit": ""},
@@ -181,8 +192,10 @@ class _Run:
             "trajectory_loss": np.array([loss for _, _, loss in self.path]),
         }
         labels = {"x_label": "first direction of the path", "y_label": "second direction of the path"}
-        trajectory = Record("plane", "trajectory", step, arrays, {**labels, "variance_explained": explained, "nonfinite": 0})
-        values, vectors = torch.linalg.eigh(self.hessian())
+        trajectory = Record(
+            "plane", "trajectory", step, arrays, {**labels, "variance_explained": explained, "nonfinite": 0}
+        )
+        vectors = torch.linalg.eigh(self.hessian()).eigenvectors
         span = np.linspace(-1.0, 1.0, 21)
         losses = self.surface.losses_on_plane(vectors[:, -1], vectors[:, 0], span.tolist(), span.tolist()).numpy()
         labels = {"x_label": "largest eigenvector", "y_label": "smallest eigenvector"}

@@ -71,7 +71,7 @@ export class HeatMap {
       return { from: record.step, to: next, ys: xs, values: ys };
     });
     this.domain = extent(...this.columns.map((column) => column.ys));
-    this.colors = colorDomain(this.columns.map((column) => column.values), { cut: this.options.cut, floor: this.options.floor, logarithmic: this.options.logarithmic });
+    this.colors = colorDomain(usable.map((record) => record.arrays[values]), { cut: this.options.cut, floor: this.options.floor, logarithmic: this.options.logarithmic });
     const words = describeDomain(this.colors);
     this.caption.textContent = `${this.options.valueTitle} over training${named ? `: ${this.run.name}` : ""} (${words.scale} colours)`;
     this.low.textContent = words.low;

@@ -33,7 +33,7 @@ export class Section {
     const listed = this.listCards(model);
     const sideBySide = model.layout === "side" && model.selected().length > 1;
     this.grid.classList.toggle("side-by-side", sideBySide);
-    this.grid.classList.toggle("even", listed.length === 2 || listed.length === 4);
+    this.grid.classList.toggle("even", [1, 2, 4].includes(listed.length));
     this.grid.style.setProperty("--columns", model.selected().length);
     const nodes = listed.map((entry) => this.card(entry));
     const order = nodes.map(({ node }) => node);
