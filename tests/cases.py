@@ -1,7 +1,7 @@
 """Problems with known truth: loss surfaces, spectra, plateaus and noise that have a closed form.
 
 Each is a mean of per-sample losses over a small data set, a function of one flat parameter vector, seeded and float64,
-and uses nothing of the package. ``tests/diagnosis/test_cases.py`` checks every closed form against dense linear algebra.
+and uses nothing of the package. ``tests/diagnosis/test_cases.py`` checks each closed form against dense algebra.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-BLOCKS = 60
+from landscape_callbacks.diagnosis.windows import BLOCKS
+
 FREQUENCIES = 24
 # A window has to be this many integrated correlation times long before its slope is compared with its residuals.
 _CORRELATION_TIMES = 80
@@ -38,10 +39,10 @@ class Slope(NamedTuple):
 
 
 def slope_of_blocks(means: Sequence[float], squares: Sequence[float], block: int) -> Slope:
-    """The slope of a window of :data:`BLOCKS` blocks.
+    """The slope of a window of blocks (`windows.py`).
 
     Args:
-        means: The mean of each block, oldest first.
+        means: The mean of each of the 60 blocks, oldest first.
         squares: The sum of squares about its mean of each block.
         block: Values a block.
 

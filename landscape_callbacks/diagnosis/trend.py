@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from landscape_callbacks.diagnosis import student
-from landscape_callbacks.diagnosis.slope import BLOCKS, FREQUENCIES, slope_of_blocks
+from landscape_callbacks.diagnosis.slope import FREQUENCIES, slope_of_blocks
+from landscape_callbacks.diagnosis.windows import BLOCKS, DoublingWindows
 
 _ZETA_THREE_HALVES = 2.6123753486854883
 _FIRST_LOSSES = 8
@@ -60,6 +61,15 @@ class Trend:
     def upper(self, confidence: float = 0.95) -> float:
         """Upper confidence bound of the decrease over one horizon, loss units."""
         return self.decrease + student.quantile(1 - confidence, FREQUENCIES) * self.standard_error
+
+    @property
+    def plateau_score(self) -> float:
+        """From 0 (falls for sure) to 1 (has stopped for sure): the chance that the decrease is below the floor."""
+        if math.isnan(self.standard_error):
+            return 0.0
+        if self.standard_error == 0:
+            return float(self.decrease <= self.floor)
+        return student.tail((self.decrease - self.floor) / self.standard_error, FREQUENCIES)
 
     def lower(self, confidence: float = 0.95) -> float:
         """Lower confidence bound of the decrease over one horizon, loss units."""
@@ -137,10 +147,8 @@ class LossTrend:
         self._nonfinite = 0
         self._first: list[float] = []
         self._lowest = math.inf
-        # One entry a window length: block means with their inner sums of squares, blocks seen, looks spent.
-        self._means: list[list[float]] = []
-        self._squares: list[list[float]] = []
-        self._counts: list[int] = []
+        self._windows = DoublingWindows()
+        # One entry a window length: looks spent, and the last one.
         self._spent: list[int] = []
         self._looks: list[_Look | None] = []
         self._decided = -1
@@ -159,12 +167,13 @@ class LossTrend:
         for loss in losses:
             value = float(loss)
             self._steps += 1
-            if math.isfinite(value):
-                if len(self._first) < _FIRST_LOSSES:
-                    self._first.append(value)
-                self._push(0, value, 0.0)
-            else:
+            if not math.isfinite(value):
                 self._nonfinite += 1
+                continue
+            if len(self._first) < _FIRST_LOSSES:
+                self._first.append(value)
+            for level in self._windows.push(value):
+                self._look(level)
         return self.state
 
     @property
@@ -195,10 +204,8 @@ class LossTrend:
 
     def restart(self) -> None:
         """Forgets the windows, as after a change of the learning rate; the drop and the looks spent so far stay."""
-        self._means = [[] for _ in self._means]
-        self._squares = [[] for _ in self._means]
-        self._counts = [0 for _ in self._means]
-        self._looks = [None for _ in self._means]
+        self._windows.clear()
+        self._looks = [None for _ in self._looks]
         self._decided = -1
         self._state = "undetermined"
 
@@ -209,9 +216,7 @@ class LossTrend:
             "nonfinite": self._nonfinite,
             "first": list(self._first),
             "lowest": self._lowest,
-            "means": [list(means) for means in self._means],
-            "squares": [list(squares) for squares in self._squares],
-            "counts": list(self._counts),
+            "windows": self._windows.state_dict(),
             "spent": list(self._spent),
             "looks": [None if look is None else list(vars(look).values()) for look in self._looks],
             "decided": self._decided,
@@ -225,47 +230,24 @@ class LossTrend:
         self._nonfinite = int(state["nonfinite"])
         self._first = [float(loss) for loss in state["first"]]
         self._lowest = float(state["lowest"])
-        self._means = [[float(mean) for mean in means] for means in state["means"]]
-        self._squares = [[float(square) for square in squares] for squares in state["squares"]]
-        self._counts = [int(count) for count in state["counts"]]
+        self._windows.load_state_dict(state["windows"])
         self._spent = [int(count) for count in state["spent"]]
         self._looks = [None if look is None else _Look(*look) for look in state["looks"]]
         self._decided = int(state["decided"])
         self._state = str(state["state"])
         self._since = int(state["since"])
 
-    def _push(self, level: int, mean: float, squares: float) -> None:
-        """Adds a block of 2**level losses, given by its mean and its sum of squares about the mean."""
-        while True:
-            if level == len(self._means):
-                self._means.append([])
-                self._squares.append([])
-                self._counts.append(0)
-                self._spent.append(0)
-                self._looks.append(None)
-            means, within = self._means[level], self._squares[level]
-            means.append(mean)
-            within.append(squares)
-            self._counts[level] += 1
-            if 2**level == _FIRST_LOSSES:
-                self._lowest = min(self._lowest, mean)
-            if len(means) > BLOCKS:
-                del means[0], within[0]
-            if len(means) == BLOCKS and self._counts[level] % (BLOCKS // 4) == 0:
-                self._look(level)
-            if self._counts[level] % 2:
-                return
-            mean, squares = (
-                0.5 * (means[-2] + means[-1]),
-                (within[-2] + within[-1] + 2**level * 0.5 * (means[-2] - means[-1]) ** 2),
-            )
-            level += 1
-
     def _look(self, level: int) -> None:
         """Tests the window of one length, and lets the shortest window that is sure decide."""
         block = 2**level
         window = BLOCKS * block
-        slope, slope_error, noise, correlation_time = slope_of_blocks(self._means[level], self._squares[level], block)
+        means, squares = self._windows.means[level], self._windows.squares[level]
+        slope, slope_error, noise, correlation_time = slope_of_blocks(means, squares, block)
+        if block >= _FIRST_LOSSES:
+            self._lowest = min(self._lowest, min(means))
+        while len(self._spent) <= level:
+            self._spent.append(0)
+            self._looks.append(None)
         self._spent[level] += 1
         share = 1 / (1 + math.log2(window / (4 * self.horizon)) ** 2) / _sum_of_shares(4 * self.horizon / BLOCKS)
         allowed = self.false_alarm_rate * share * self._spent[level] ** -1.5 / _ZETA_THREE_HALVES

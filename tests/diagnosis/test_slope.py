@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from landscape_callbacks.diagnosis import slope as slope_module
-from landscape_callbacks.diagnosis.slope import BLOCKS, slope_of_blocks
+from landscape_callbacks.diagnosis.slope import slope_of_blocks
+from landscape_callbacks.diagnosis.windows import BLOCKS
 from tests.cases import autoregressive
 
 

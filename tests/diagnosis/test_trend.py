@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from landscape_callbacks.diagnosis import trend as trend_module
-from landscape_callbacks.diagnosis.slope import BLOCKS
 from landscape_callbacks.diagnosis.trend import LossTrend
+from landscape_callbacks.diagnosis.windows import BLOCKS
 from tests.cases import autoregressive
 
 
@@ -100,8 +100,9 @@ def test_blocks_and_single_losses_agree_and_a_saved_state_continues():
 def test_memory_does_not_grow_with_the_run():
     trend = LossTrend()
     trend.update_many(np.random.default_rng(0).standard_normal(20_000))
-    assert max(map(len, trend._means)) <= BLOCKS
-    assert len(trend._means) <= 16
+    windows = trend.state_dict()["windows"]
+    assert max(map(len, windows["means"])) <= BLOCKS
+    assert len(windows["means"]) <= 16
 
 
 def test_nonfinite_losses_are_counted_and_left_out():
@@ -120,6 +121,16 @@ def test_restart_forgets_the_windows_and_keeps_the_error_rate_spent():
     trend.update_many(np.random.default_rng(1).standard_normal(59))
     assert trend.state == "undetermined"
     assert trend._spent == spent
+
+
+def test_plateau_score_follows_the_trend():
+    noise = 0.1 * np.random.default_rng(0).standard_normal(3000)
+    flat, falling = LossTrend(), LossTrend()
+    flat.update_many(1 + noise)
+    falling.update_many(1 - 1e-3 * np.arange(3000) + noise)
+    assert flat.report().plateau_score > 0.99
+    assert falling.report().plateau_score < 0.01
+    assert LossTrend().report().plateau_score == 0.0
 
 
 def test_before_the_first_window_nothing_is_claimed():
