@@ -1,0 +1,181 @@
+"""Heat maps over training: one column a measurement, so the whole run is in the last picture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+from landscape_callbacks.figures.style import (
+    Array,
+    Theme,
+    count_of_missing,
+    dress,
+    dress_colorbar,
+    dress_legend,
+    loss_scale,
+    mark_missing,
+    new_figure,
+    theme_named,
+)
+from landscape_callbacks.records import Record
+from landscape_callbacks.surface.adaptive import LossCurve
+
+_ROWS = 161
+
+
+def slice_heat_map(records: Sequence[Record], *, theme: str = "light") -> Figure:
+    """The loss along one direction over training: x step, y distance, colour loss; below, its change from distance 0.
+
+    The current weights are the line at distance 0, the lowest loss of each column is a dot. Losses that are not finite
+    are grey, with a cross where they were measured.
+
+    Args:
+        records: Records of kind ``"slice"`` of one direction.
+        theme: ``"light"`` or ``"dark"``.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: When there is no record, or they are of several directions.
+    """
+    look = theme_named(theme)
+    ordered = _of_one_name(records, "slice")
+    low = min(float(record.arrays["alpha"][0]) for record in ordered)
+    high = max(float(record.arrays["alpha"][-1]) for record in ordered)
+    rows = np.linspace(low, high, _ROWS)
+    values = np.stack([LossCurve(record.arrays["alpha"], record.arrays["loss"])(rows) for record in ordered], axis=1)
+    with np.errstate(invalid="ignore"):
+        changes = values - np.array([_at_current_weights(record) for record in ordered])
+    figure = new_figure(look, 7.2, 6.6)
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    missing = sum(int((~np.isfinite(record.arrays["loss"])).sum()) for record in ordered)
+    unit = ordered[-1].info.get("unit") or "units of the direction"
+    title = f"loss along {ordered[0].name.replace('_', ' ')}{count_of_missing(missing)}"
+    for axes, shown, norm, colormap, label in (
+        (upper, values, loss_scale(values), look.colormap, "loss"),
+        (lower, changes, _symmetric(changes), look.diverging, "loss minus loss at the current weights"),
+    ):
+        edges = _edges([record.step for record in ordered])
+        drawn = axes.pcolormesh(edges, _edges(rows), np.ma.masked_invalid(shown), cmap=colormap, norm=norm)
+        dress_colorbar(figure, drawn, axes, look, label, extend="neither" if axes is upper else "both")
+        _mark_columns(axes, ordered, look)
+        dress(axes, look, title=title if axes is upper else "", x="" if axes is upper else "step", y="", grid=False)
+        axes.set_ylabel(f"distance ({unit})", color=look.text, fontsize=9)
+        axes.set_facecolor(look.missing)
+        axes.set_xlim(edges[0], edges[-1])
+        axes.set_ylim(low, high)
+    dress_legend(upper, look, loc="upper right")
+    return figure
+
+
+def _mark_columns(axes: Axes, ordered: Sequence[Record], look: Theme) -> None:
+    axes.axhline(0.0, color=look.mark, linewidth=1.4, label="current weights")
+    steps = [record.step for record in ordered if _finite(record.info.get("best_step"))]
+    best = [float(record.info["best_step"]) for record in ordered if _finite(record.info.get("best_step"))]
+    axes.plot(
+        steps, best, "o", color=look.mark, markersize=3.5, markeredgecolor="white", label="lowest loss", clip_on=False
+    )
+    for record in ordered:
+        absent = ~np.isfinite(record.arrays["loss"])
+        mark_missing(axes, np.full(int(absent.sum()), record.step), record.arrays["alpha"][absent], look)
+
+
+def _at_current_weights(record: Record) -> float:
+    return float(LossCurve(record.arrays["alpha"], record.arrays["loss"])(0.0))
+
+
+def _symmetric(changes: Array) -> Normalize:
+    """Symmetric around 0, to the 90th percentile: the far ends of early slices would take all the colours."""
+    finite = np.abs(changes[np.isfinite(changes)])
+    reach = float(np.quantile(finite, 0.9)) if finite.size else 1.0
+    return Normalize(-reach, reach) if reach > 0 else Normalize(-1.0, 1.0)
+
+
+def density_heat_map(records: Sequence[Record], *, eigenvalues: Sequence[Record] = (), theme: str = "light") -> Figure:
+    """The spectral density of the Hessian over training: x step, y eigenvalue, colour log density.
+
+    The eigenvalue axis is linear around 0 and logarithmic beyond, so that the bulk and the outliers are both seen.
+
+    Args:
+        records: Records of kind ``"density"``.
+        eigenvalues: Records of kind ``"eigenvalues"``: their largest eigenvalue and stability limit are drawn in.
+        theme: ``"light"`` or ``"dark"``.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: When there is no record of a density.
+    """
+    look = theme_named(theme)
+    ordered = _of_one_name(records, "density")
+    low = min(float(record.arrays["grid"].min()) for record in ordered)
+    high = max(float(record.arrays["grid"].max()) for record in ordered)
+    rows = np.linspace(_squeeze(np.array([low]), high - low)[0], _squeeze(np.array([high]), high - low)[0], 241)
+    span = high - low
+    columns = []
+    for record in ordered:
+        density = np.interp(_stretch(rows, span), record.arrays["grid"], record.arrays["density"], left=0.0, right=0.0)
+        columns.append(density)
+    values = np.stack(columns, axis=1)
+    floor = max(float(values.max()) * 1e-6, 1e-300)
+    logs = np.log10(np.maximum(values, floor))
+    figure = new_figure(look)
+    axes = figure.add_subplot()
+    edges = _edges([record.step for record in ordered])
+    drawn = axes.pcolormesh(
+        edges, _stretch(_edges(rows), span), logs, cmap=look.colormap, norm=Normalize(math.log10(floor), logs.max())
+    )
+    axes.set_yscale("symlog", linthresh=span / 100, linscale=1.0)
+    steps = [record.step for record in eigenvalues]
+    lines: list[float] = []
+    if steps:
+        top = [float(record.arrays["largest"][0]) for record in eigenvalues]
+        axes.plot(steps, top, color=look.mark, linewidth=1.5, label="largest eigenvalue")
+        limits = [(r.step, float(r.info["limit"])) for r in eigenvalues if _finite(r.info.get("limit"))]
+        if limits:
+            axes.plot(*zip(*limits, strict=True), color=look.mark, linestyle=(0, (4, 2)), label="stability limit")
+        lines = [*top, *(limit for _, limit in limits)]
+    dress(
+        axes, look, title="spectral density of the Hessian", x="step", y="eigenvalue (loss units / weight²)", grid=False
+    )
+    axes.set_xlim(edges[0], edges[-1])
+    axes.set_ylim(low, max([high, *(1.3 * value for value in lines)]))
+    dress_legend(axes, look, loc="lower right")
+    dress_colorbar(figure, drawn, axes, look, "log₁₀ density")
+    return figure
+
+
+def _squeeze(values: Array, span: float) -> Array:
+    return np.asarray(np.arcsinh(values / (span / 100)), dtype=np.float64)
+
+
+def _stretch(values: Array, span: float) -> Array:
+    return np.asarray(np.sinh(values) * (span / 100), dtype=np.float64)
+
+
+def _edges(centers: Sequence[float] | Array) -> Array:
+    """Borders between neighbouring columns, half-way; the outer ones as far out as the next are in."""
+    points = np.asarray(centers, dtype=np.float64)
+    if len(points) == 1:
+        return np.array([points[0] - 0.5, points[0] + 0.5])
+    middle = (points[1:] + points[:-1]) / 2
+    return np.concatenate(([points[0] - (middle[0] - points[0])], middle, [points[-1] + (points[-1] - middle[-1])]))
+
+
+def _of_one_name(records: Sequence[Record], kind: str) -> list[Record]:
+    last_of_step = {record.step: record for record in records if record.kind == kind}
+    names = {record.name for record in last_of_step.values()}
+    if len(names) != 1:
+        raise ValueError(f"This figure needs records of kind '{kind}' of one name, got {sorted(names) or 'none'}.")
+    return [last_of_step[step] for step in sorted(last_of_step)]
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
