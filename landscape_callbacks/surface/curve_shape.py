@@ -9,13 +9,28 @@ import numpy as np
 from landscape_callbacks.surface.adaptive import Array, LossCurve
 
 
-def barrier_height(curve: LossCurve) -> float:
-    """Highest loss minus the mean of the two ends' (Frankle et al. 2020); infinite or NaN when a loss is."""
-    if np.isposinf(curve.losses).any():
-        return float("inf")
-    if len(curve.losses) < 2 or np.isnan(curve.losses).any():
+def barrier_height(curve: LossCurve, ends: tuple[float, float] | None = None) -> float:
+    """Highest loss between two ends minus the mean of theirs (Frankle et al. 2020); infinite or NaN when a loss is.
+
+    Args:
+        curve: The losses.
+        ends: The two distances; the ends of the curve when ``None``.
+
+    Returns:
+        The barrier, loss units; NaN when an end lies outside the curve.
+    """
+    if len(curve.losses) < 2:
         return float("nan")
-    return float(curve.dense()[1].max() - (curve.losses[0] + curve.losses[-1]) / 2)
+    low, high = (curve.alphas[0], curve.alphas[-1]) if ends is None else ends
+    inside = (curve.alphas >= low) & (curve.alphas <= high)
+    if np.isposinf(curve.losses[inside]).any():
+        return float("inf")
+    if np.isnan(curve.losses[inside]).any():
+        return float("nan")
+    alphas, losses = curve.dense()
+    at_ends = curve([low, high])
+    between = np.concatenate((losses[(alphas > low) & (alphas < high)], at_ends))
+    return float(between.max() - at_ends.mean())
 
 
 def convexity_violation(curve: LossCurve) -> float:

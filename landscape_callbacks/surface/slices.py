@@ -36,8 +36,8 @@ class SliceResult:
         best_step: Where the curve is lowest, in units of the direction.
         best_step_error: As for the curvature; infinite when the lowest point is an end of the slice.
         best_loss: The loss there.
-        barrier: Highest loss minus the mean of the losses at the two ends (Frankle et al. 2020), loss units. Between
-            ends of unequal height it is at least half their difference, also without a hill between them.
+        barrier: Highest loss between two ends minus the mean of the losses at them (Frankle et al. 2020), loss units.
+            Between ends of unequal height it is at least half their difference, also without a hill between them.
         convexity_violation: The largest f(λx+(1−λ)y) − λf(x) − (1−λ)f(y) over all x, y of the slice and λ in [0, 1]:
             how far the curve rises above its convex envelope, loss units. 0 for a convex curve.
         error: Estimated largest error of the curve between the points, loss units; NaN (not known) when fewer than five
@@ -80,6 +80,7 @@ def loss_slice(
     tolerance: float = 1e-3,
     max_points: int = 12,
     curvature: str | tuple[float, float] = "difference",
+    barrier_between: tuple[float, float] | None = None,
     validation: Surface | None = None,
 ) -> SliceResult:
     """The loss along a line through the current weights.
@@ -101,6 +102,7 @@ def loss_slice(
             to 0. ``"product"``: by a Hessian-vector product; of ReLU networks that is the curvature between the kinks,
             while differences see the kinks too. Or the curvature and its error, when they are known already, as of an
             eigenvector of length 1 its eigenvalue and residual.
+        barrier_between: The two distances that the barrier lies between; the ends of the slice when ``None``.
         validation: A second surface over the same parameters, such as the loss on validation data, evaluated at the
             same points.
 
@@ -149,7 +151,8 @@ def loss_slice(
     rounding = max(rounding, _loss_rounding(sampler.batch_losses))
     if curvature == "product":
         curvature = sampler.curvature_by_product()
-    return _summarized(curve, sampler, rounding, None if isinstance(curvature, str) else curvature, others, length)
+    known = None if isinstance(curvature, str) else curvature
+    return _summarized(curve, sampler, rounding, known, barrier_between, others, length)
 
 
 class _Sampler:
@@ -195,6 +198,7 @@ def _summarized(
     sampler: _Sampler,
     rounding: float,
     known_curvature: tuple[float, float] | None,
+    ends: tuple[float, float] | None,
     validation: Tensor | None,
     length: float,
 ) -> SliceResult:
@@ -223,7 +227,7 @@ def _summarized(
         best_step=best_step,
         best_step_error=best_error,
         best_loss=best_loss,
-        barrier=barrier_height(curve),
+        barrier=barrier_height(curve, ends),
         convexity_violation=0.0 if violation <= 4 * rounding * scale else violation,
         error=curve.error,
         nonfinite=int((~finite).sum()),

@@ -56,6 +56,10 @@ class Coordinator:
         if monitor not in self.monitors:
             self.monitors.append(monitor)
 
+    def closes(self, monitor: Monitor) -> bool:
+        """Whether this monitor is the last one, after whose last hook nothing is measured any more."""
+        return bool(self.monitors) and self.monitors[-1] is monitor
+
     def leads(self, monitor: Monitor) -> bool:
         """Whether this monitor is the one whose hooks drive the others."""
         return bool(self.monitors) and self.monitors[0] is monitor
@@ -88,12 +92,20 @@ class Coordinator:
         due = [monitor for monitor in self.monitors if monitor.measures_snapshots and self.is_due(trainer, monitor.cadence, step)]
         self._live_due = [monitor for monitor in due if monitor.settings.loss_fn is None and not pl_module.automatic_optimization]
         replayed = [monitor for monitor in due if monitor not in self._live_due]
+        self._measure(trainer, pl_module, replayed, step, self._opener(trainer, pl_module, step))
 
+    def measure_now(self, trainer: Any, pl_module: Any, monitor: Monitor) -> None:
+        """Measures between batches, as at the end of an epoch, on the last batches that passed by; nothing when none did."""
+        if self._recent:
+            step = current_step(trainer)
+            self._measure(trainer, pl_module, [monitor], step, self._opener(trainer, pl_module, step))
+
+    def _opener(self, trainer: Any, pl_module: Any, step: int) -> Callable[[SurfaceSettings], AbstractContextManager[Snapshot]]:
         def opened(settings: SurfaceSettings) -> AbstractContextManager[Snapshot]:
             batches = list(self._recent)[-settings.batches :]
             return open_snapshot(trainer, pl_module, settings, batches, step, self._warm_start(settings))
 
-        self._measure(trainer, pl_module, replayed, step, opened)
+        return opened
 
     def before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
         """Measures on the live graph of the first loss of a batch, where the step cannot be replayed."""

@@ -126,8 +126,9 @@ class Monitor(Callback):
             self.coordinator.before_backward(trainer, pl_module, loss)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Closes the record file."""
-        self.coordinator.stop()
+        """Closes the record file, after the last monitor."""
+        if self.coordinator.closes(self):
+            self.coordinator.stop()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Closes the record file, so that an interrupted run keeps its logs."""
