@@ -25,12 +25,15 @@ class Case:
         start: Initial parameters, shape (n,).
         data: Tensors with one row a sample.
         sample_losses: ``(theta, *rows) -> losses`` of shape (rows,).
+        batch_gradients: The gradients in closed form, several runs at once: ``(thetas, *columns) -> gradients`` with
+            thetas (R, n) and columns (R, B, …). For simulations of many steps; tests hold it against autograd.
     """
 
     name: str
     start: Tensor
     data: tuple[Tensor, ...]
     sample_losses: Callable[..., Tensor]
+    batch_gradients: Callable[..., Tensor]
 
     @property
     def samples(self) -> int:
@@ -42,6 +45,12 @@ class Case:
     def gradient(self, theta: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
         theta = theta.detach().requires_grad_()
         return torch.autograd.grad(self.loss(theta, rows), theta)[0]
+
+    def gradients(self, thetas: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Gradients of R runs at weights (R, n), each on its own rows (R, B), or on all of them."""
+        if rows is None:
+            return self.batch_gradients(thetas, *(column.expand(len(thetas), *column.shape) for column in self.data))
+        return self.batch_gradients(thetas, *(column[rows] for column in self.data))
 
     def hessian(self, theta: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
         return torch.autograd.functional.hessian(lambda t: self.loss(t, rows), theta.detach(), vectorize=True)
@@ -67,6 +76,22 @@ def _orthogonal(generator: torch.Generator, size: int) -> Tensor:
     return torch.linalg.qr(_normal(generator, size, size))[0]
 
 
+def _least_squares(thetas: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    error = (x @ thetas[:, :, None])[..., 0] - y
+    return (x.mT @ error[:, :, None])[..., 0] / x.shape[1]
+
+
+def _two_layers(size: int, hidden: int, activation, slope):
+    def gradients(thetas: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        weights, outer = thetas[:, :-hidden].reshape(-1, hidden, size), thetas[:, -hidden:]
+        value = activation(x @ weights.mT)
+        error = ((value @ outer[:, :, None])[..., 0] - y)[:, :, None] / x.shape[1]
+        inner = (error * slope(value) * outer[:, None, :]).mT @ x
+        return torch.cat([inner.reshape(len(thetas), -1), (value * error).sum(dim=1)], dim=1)
+
+    return gradients
+
+
 def quadratic(seed: int, eigenvalues: Tensor, noise: float = 0.0, samples: int = 512, distance: float = 1.0) -> Case:
     """½θᵀHθ with a chosen spectrum in a random basis; sample i adds nᵢᵀθ with zero-mean nᵢ of standard deviation noise.
 
@@ -83,7 +108,10 @@ def quadratic(seed: int, eigenvalues: Tensor, noise: float = 0.0, samples: int =
     def losses(theta: Tensor, kick: Tensor) -> Tensor:
         return 0.5 * theta @ matrix @ theta + kick @ theta
 
-    return Case("quadratic", start, (kicks,), losses)
+    def gradients(thetas: Tensor, kick: Tensor) -> Tensor:
+        return thetas @ matrix + kick.mean(dim=1)
+
+    return Case("quadratic", start, (kicks,), losses, gradients)
 
 
 def noise_floor(
@@ -103,7 +131,11 @@ def quartic_saddle(seed: int, noise: float = 0.0, samples: int = 512, start: tup
         x, y = theta[0], theta[1]
         return x**2 - y**2 + y**4 / 4 + kick @ theta
 
-    return Case("quartic saddle", torch.tensor(start, dtype=torch.float64), (kicks,), losses)
+    def gradients(thetas: Tensor, kick: Tensor) -> Tensor:
+        x, y = thetas.T
+        return torch.stack([2 * x, y**3 - 2 * y], dim=1) + kick.mean(dim=1)
+
+    return Case("quartic saddle", torch.tensor(start, dtype=torch.float64), (kicks,), losses, gradients)
 
 
 def rosenbrock(start: tuple[float, float] = (-1.0, 1.0)) -> Case:
@@ -112,7 +144,11 @@ def rosenbrock(start: tuple[float, float] = (-1.0, 1.0)) -> Case:
     def losses(theta: Tensor, row: Tensor) -> Tensor:
         return ((1 - theta[0]) ** 2 + 100 * (theta[1] - theta[0] ** 2) ** 2).expand(len(row))
 
-    return Case("Rosenbrock", torch.tensor(start, dtype=torch.float64), (torch.zeros(1, 1),), losses)
+    def gradients(thetas: Tensor, row: Tensor) -> Tensor:
+        x, y = thetas.T
+        return torch.stack([2 * (x - 1) - 400 * x * (y - x**2), 200 * (y - x**2)], dim=1)
+
+    return Case("Rosenbrock", torch.tensor(start, dtype=torch.float64), (torch.zeros(1, 1),), losses, gradients)
 
 
 def monkey_saddle(start: tuple[float, float] = (0.0, 0.0)) -> Case:
@@ -121,7 +157,11 @@ def monkey_saddle(start: tuple[float, float] = (0.0, 0.0)) -> Case:
     def losses(theta: Tensor, row: Tensor) -> Tensor:
         return (theta[0] ** 3 - 3 * theta[0] * theta[1] ** 2).expand(len(row))
 
-    return Case("monkey saddle", torch.tensor(start, dtype=torch.float64), (torch.zeros(1, 1),), losses)
+    def gradients(thetas: Tensor, row: Tensor) -> Tensor:
+        x, y = thetas.T
+        return torch.stack([3 * x**2 - 3 * y**2, -6 * x * y], dim=1)
+
+    return Case("monkey saddle", torch.tensor(start, dtype=torch.float64), (torch.zeros(1, 1),), losses, gradients)
 
 
 def deep_linear(
@@ -155,7 +195,19 @@ def deep_linear(
         return 0.5 * ((prediction - y) ** 2).sum(dim=1)
 
     start = torch.eye(size, dtype=torch.float64).repeat(depth, 1, 1).reshape(-1) * scale
-    return Case("deep linear", start, (inputs, outputs), losses)
+
+    def gradients(thetas: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        layers = thetas.reshape(-1, depth, size, size).unbind(dim=1)
+        signals = [x]
+        for layer in layers:
+            signals.append(signals[-1] @ layer)
+        error, found = (signals[-1] - y) / x.shape[1], []
+        for signal, layer in zip(signals[-2::-1], layers[::-1], strict=True):
+            found.append(signal.mT @ error)
+            error = error @ layer.mT
+        return torch.stack(found[::-1], dim=1).reshape(len(thetas), -1)
+
+    return Case("deep linear", start, (inputs, outputs), losses, gradients)
 
 
 def linear_regression(
@@ -169,7 +221,7 @@ def linear_regression(
     def losses(theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
         return 0.5 * (x @ theta - y) ** 2
 
-    return Case("linear regression", torch.zeros(size, dtype=torch.float64), (inputs, outputs), losses)
+    return Case("linear regression", torch.zeros(size, dtype=torch.float64), (inputs, outputs), losses, _least_squares)
 
 
 def softmax_regression(
@@ -184,7 +236,13 @@ def softmax_regression(
     def losses(theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
         return torch.nn.functional.cross_entropy(x @ theta.reshape(size, classes), y, reduction="none")
 
-    return Case("softmax regression", torch.zeros(size * classes, dtype=torch.float64), (inputs, labels), losses)
+    def gradients(thetas: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        error = torch.softmax(x @ thetas.reshape(-1, size, classes), dim=-1)
+        error = error - torch.nn.functional.one_hot(y, classes)
+        return (x.mT @ error / x.shape[1]).reshape(len(thetas), -1)
+
+    start = torch.zeros(size * classes, dtype=torch.float64)
+    return Case("softmax regression", start, (inputs, labels), losses, gradients)
 
 
 def tanh_net(
@@ -202,7 +260,8 @@ def tanh_net(
         return 0.5 * (torch.tanh(x @ weights.T) @ outer - y) ** 2
 
     start = torch.cat([_normal(generator, hidden * size) / math.sqrt(size), _normal(generator, hidden) / hidden])
-    return Case("tanh net", start, (inputs, outputs), losses)
+    gradients = _two_layers(size, hidden, torch.tanh, lambda value: 1 - value**2)
+    return Case("tanh net", start, (inputs, outputs), losses, gradients)
 
 
 def duplicated_neurons(seed: int, label_noise: float = 0.1, samples: int = 512, size: int = 4) -> Case:
@@ -227,7 +286,7 @@ def interpolating(seed: int, size: int = 30, samples: int = 10) -> Case:
     def losses(theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
         return 0.5 * (x @ theta - y) ** 2
 
-    return Case("interpolating", truth, (inputs, inputs @ truth), losses)
+    return Case("interpolating", truth, (inputs, inputs @ truth), losses, _least_squares)
 
 
 def dead_relu(seed: int, size: int = 4, hidden: int = 6, samples: int = 512) -> Case:
@@ -243,4 +302,5 @@ def dead_relu(seed: int, size: int = 4, hidden: int = 6, samples: int = 512) -> 
     start = torch.cat(
         [-torch.rand(hidden * size, generator=generator, dtype=torch.float64) - 0.1, _normal(generator, hidden)]
     )
-    return Case("dead ReLU", start, (inputs, outputs), losses)
+    gradients = _two_layers(size, hidden, torch.relu, lambda value: (value > 0).double())
+    return Case("dead ReLU", start, (inputs, outputs), losses, gradients)

@@ -1,5 +1,6 @@
 """The closed forms of the problems with known truth, against dense linear algebra and against simulation."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -19,11 +20,38 @@ def descend(case, rate, steps, theta=None, momentum=0.0, batch_size=None, seed=0
     theta = case.start.clone() if theta is None else theta.clone()
     velocity, losses = torch.zeros_like(theta), []
     for _ in range(steps):
-        rows = slice(None) if batch_size is None else torch.randint(case.samples, (batch_size,), generator=generator)
+        rows = None if batch_size is None else torch.randint(case.samples, (1, batch_size), generator=generator)
         losses.append(float(case.loss(theta)))
-        velocity = momentum * velocity + case.gradient(theta, rows)
+        velocity = momentum * velocity + case.gradients(theta[None], rows)[0]
         theta = theta - rate * velocity
     return theta, np.array(losses)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        cases.quadratic(0, torch.tensor([1.0, -0.5]), noise=1.0),
+        cases.quartic_saddle(0, noise=0.5),
+        cases.rosenbrock(),
+        cases.monkey_saddle((0.3, -0.4)),
+        cases.deep_linear(0, depth=3, scale=0.5, label_noise=0.1),
+        cases.linear_regression(0),
+        cases.softmax_regression(0),
+        cases.tanh_net(0),
+        cases.duplicated_neurons(0),
+        cases.interpolating(0),
+        dataclasses.replace(cases.dead_relu(0), start=torch.linspace(-1, 1, 30, dtype=torch.float64)),
+    ],
+    ids=lambda case: case.name,
+)
+def test_gradients_in_closed_form_agree_with_autograd(case):
+    generator = torch.Generator().manual_seed(0)
+    thetas = case.start + 0.3 * torch.randn(3, len(case.start), generator=generator, dtype=torch.float64)
+    rows = torch.randint(case.samples, (3, 5), generator=generator)
+    found, whole = case.gradients(thetas, rows), case.gradients(thetas)
+    for theta, row, on_rows, on_all in zip(thetas, rows, found, whole, strict=True):
+        torch.testing.assert_close(on_rows, case.gradient(theta, row))
+        torch.testing.assert_close(on_all, case.gradient(theta))
 
 
 def test_quadratic_has_the_spectrum_that_was_asked_for():
