@@ -1,0 +1,246 @@
+"""Extreme eigenpairs by Lanczos, with a stop that is guarded against eigenvalues not seen yet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from landscape_callbacks.surface.eigenpairs import Eigenpairs, SymmetricOperator
+from landscape_callbacks.surface.krylov import Array, Indices, KrylovSpace, NotFiniteError, Ritz
+from landscape_callbacks.surface.vectors import ParameterSpace
+
+# Basis vectors beyond the wanted ones before a restart.
+_EXTRA_VECTORS = 14
+# Ritz pairs next to the wanted ones that have to be known roughly before the wanted ones are believed.
+_GUARDS = 2
+_GUARD_TOLERANCE = 0.1
+# How small a share of an eigenvector the random start may be trusted to hold: one standard deviation over this number.
+_HIDDEN = 3.0
+# Values below this share of the spectral radius need not be relatively accurate.
+_FLOOR = 1e-2
+# Norm of the random vector mixed into a warm start of norm one.
+_RANDOM_SHARE = 0.3
+
+
+def extreme_eigenvalues(
+    surface: SymmetricOperator,
+    largest: int = 1,
+    smallest: int = 0,
+    *,
+    tolerance: float = 1e-3,
+    smallest_tolerance: float | None = None,
+    initial: Tensor | None = None,
+    max_products: int = 300,
+    seed: int = 0,
+    basis_dtype: torch.dtype | None = None,
+    basis_device: torch.device | str | None = None,
+) -> Eigenpairs:
+    """The largest and smallest eigenvalues of a Hessian and their eigenvectors, both ends from the same products.
+
+    Equivalent to ``scipy.sparse.linalg.eigsh(..., which="LA")`` and ``which="SA"`` in one, but stops as soon as the
+    values are known. The stop is guarded. Ritz values can stand still without being eigenvalues: as long as two close
+    eigenvalues are not told apart, or when the start holds little of an eigenvector. So a value has converged when
+
+    1. residual²/gap, the bound of Kato and Temple, is within the tolerance, and so is the residual itself: an
+       eigenvalue is there;
+    2. the next two Ritz pairs beyond the wanted ones are known to 10 %: the gap is one between eigenvalues;
+    3. an eigenvalue still hidden beside it, farther away than the tolerance, would need a component in the random start
+       of less than a third of a standard deviation. (u eigenvector with eigenvalue λ near the Ritz value θ: its
+       component in the start is at most residual·|first entry of the Ritz vector|/|λ − θ|.)
+
+    Copies of a multiple eigenvalue are invisible to a single start vector, unless the space becomes invariant; so are
+    values closer together than the tolerance. They count once.
+
+    Args:
+        surface: A :class:`LossSurface`, or anything with ``space`` and a symmetric ``hessian_vector_product``.
+        largest: How many of the largest eigenvalues.
+        smallest: How many of the smallest. Together at most n values are returned.
+        tolerance: Relative error of the largest values, or of a hundredth of the spectral radius where that is more.
+        smallest_tolerance: The same for the smallest ones. The lower edge of a network's spectrum is dense, so the last
+            digits cost many products; ``None`` is 50 times ``tolerance``, at most 5 %.
+        initial: Flat vector (n,) to start from, such as ``warm_start`` of earlier eigenpairs. A random vector is mixed
+            in, so that new directions are found. When it is zero or not finite, the start is random.
+        max_products: Hessian-vector products to spend at most. Values not known by then are returned with
+            ``converged`` false.
+        seed: Of the random vectors; the global random state is not touched.
+        basis_dtype: Dtype of the basis (float32 or float64); by default that of the space.
+        basis_device: Device of the basis, for models that leave no room beside them; by default that of the space.
+
+    Returns:
+        The eigenpairs with residuals, errors and cost.
+
+    Raises:
+        ValueError: When no value is asked for, or an argument is out of its range.
+
+    Example:
+        >>> import torch
+        >>> from landscape_callbacks.surface import LossSurface
+        >>> weight = torch.nn.Parameter(torch.zeros(4, dtype=torch.float64))
+        >>> curvatures = torch.tensor([5.0, 3.0, 1.0, -2.0], dtype=torch.float64)
+        >>> surface = LossSurface(lambda: 0.5 * (curvatures * weight**2).sum(), [weight])
+        >>> pairs = extreme_eigenvalues(surface, largest=2, smallest=1)
+        >>> [round(value, 6) for value in pairs.values.tolist()]
+        [5.0, 3.0, -2.0]
+        >>> pairs.converged
+        (True, True, True)
+    """
+    if largest < 0 or smallest < 0 or largest + smallest < 1:
+        raise ValueError(f"Ask for at least one eigenvalue, got largest={largest} and smallest={smallest}.")
+    if not 0 < tolerance < 1 or (smallest_tolerance is not None and not 0 < smallest_tolerance < 1):
+        raise ValueError(f"Tolerances are shares between 0 and 1, got {tolerance} and {smallest_tolerance}.")
+    if max_products < 1:
+        raise ValueError(f"max_products has to be at least 1, got {max_products}.")
+    if basis_dtype not in (None, torch.float32, torch.float64):
+        raise ValueError(f"The basis has to be float32 or float64 to stay orthogonal, got basis_dtype={basis_dtype}.")
+    space = surface.space
+    largest = min(largest, space.dimension)
+    smallest = min(smallest, space.dimension - largest)
+    if smallest_tolerance is None:
+        smallest_tolerance = max(tolerance, min(50 * tolerance, 0.05))
+    start, random_share = _start(space, initial, seed)
+    krylov = KrylovSpace(
+        surface, start, largest + smallest + _EXTRA_VECTORS, seed=seed, dtype=basis_dtype, device=basis_device
+    )
+    stop = _Stop(largest, smallest, tolerance, smallest_tolerance, random_share)
+    while True:
+        try:
+            krylov.grow()
+        except NotFiniteError:
+            return Eigenpairs.not_finite(space, largest, smallest, krylov.products)
+        ritz = krylov.ritz()
+        errors, converged = stop.judge(krylov, ritz)
+        if krylov.exhausted or converged.all() or krylov.products >= max_products:
+            break
+        if krylov.size == krylov.capacity:
+            krylov.restart(ritz, stop.keep(krylov.size))
+    return _result(krylov, ritz, stop, errors, converged)
+
+
+def _start(space: ParameterSpace, initial: Tensor | None, seed: int) -> tuple[Tensor, float]:
+    """The start vector and the share that its random part has."""
+    random = space.random(seed)
+    random /= space.norm(random)
+    if initial is None:
+        return random, 1.0
+    if initial.shape != random.shape:
+        raise ValueError(f"initial has to be a flat vector of {len(random)} entries, got shape {tuple(initial.shape)}.")
+    norm = space.norm(initial.to(random))
+    if not (torch.isfinite(norm) and norm > 0):
+        return random, 1.0
+    return torch.add(initial.to(random) / norm, random, alpha=_RANDOM_SHARE), _RANDOM_SHARE
+
+
+@dataclass(frozen=True)
+class _Stop:
+    """Which Ritz pairs are wanted, and when they are believed."""
+
+    largest: int
+    smallest: int
+    tolerance: float
+    smallest_tolerance: float
+    random_share: float
+
+    def wanted(self, size: int) -> Indices:
+        """Indices of the wanted among ``size`` Ritz pairs, largest first."""
+        largest = min(self.largest, size)
+        smallest = min(self.smallest, size - largest)
+        return np.concatenate([np.arange(largest), np.arange(size - smallest, size)])
+
+    def keep(self, size: int) -> Indices:
+        """Indices of the Ritz pairs that a restart keeps: the wanted ones and half of the others, next to them."""
+        spare = (size - self.largest - self.smallest) // 2
+        if self.largest and self.smallest:
+            spare //= 2
+        top = self.largest + spare if self.largest else 0
+        bottom = self.smallest + spare if self.smallest else 0
+        return np.concatenate([np.arange(top), np.arange(size - bottom, size)])
+
+    def judge(self, krylov: KrylovSpace, ritz: Ritz) -> tuple[Array, NDArray[np.bool_]]:
+        """Errors of the wanted Ritz values, and which of them have converged: shapes (k,) and (k,)."""
+        size = len(ritz.values)
+        wanted = self.wanted(size)
+        rounding = float(torch.finfo(krylov.space.dtype).eps) * ritz.radius
+        residuals = np.maximum(ritz.residuals, rounding)
+        complete = len(wanted) == self.largest + self.smallest
+        if krylov.exhausted:
+            return residuals[wanted], np.full(len(wanted), complete)
+        bounds = np.maximum(_kato_temple(ritz.values, residuals), rounding)
+        converged = np.zeros(len(wanted), dtype=bool)
+        if complete:
+            top = self._end(krylov, ritz, residuals, bounds, np.arange(size), self.largest, self.tolerance)
+            reverse = np.arange(size)[::-1]
+            bottom = self._end(krylov, ritz, residuals, bounds, reverse, self.smallest, self.smallest_tolerance)
+            converged = np.concatenate([top, bottom[::-1]])
+        return np.where(converged, bounds[wanted], residuals[wanted]), converged
+
+    def _end(
+        self,
+        krylov: KrylovSpace,
+        ritz: Ritz,
+        residuals: Array,
+        bounds: Array,
+        order: Indices,
+        count: int,
+        tolerance: float,
+    ) -> NDArray[np.bool_]:
+        """Which of the first ``count`` pairs in ``order``, from the end of the spectrum inwards, have converged."""
+        if count == 0:
+            return np.zeros(0, dtype=bool)
+        own, guards = order[:count], order[count : count + _GUARDS]
+        sizes = np.maximum(np.abs(ritz.values), _FLOOR * ritz.radius)
+        if krylov.invariant:
+            # Further copies, if any, lie in the complement; nothing there is beyond the end of the last block.
+            block = krylov.ritz(krylov.block_start).values
+            last = block[0] if order[0] == 0 else block[-1]
+            inner = ritz.values[own[-1]]
+            beyond = (last - inner) if order[0] == 0 else (inner - last)
+            return np.full(count, beyond <= tolerance * sizes[own[-1]])
+        if len(guards) < _GUARDS:
+            return np.zeros(count, dtype=bool)
+        guard_sizes = np.maximum(sizes[guards], _GUARD_TOLERANCE * sizes[own[-1]])
+        if (bounds[guards] > max(tolerance, min(_GUARD_TOLERANCE, 100 * tolerance)) * guard_sizes).any():
+            return np.zeros(count, dtype=bool)
+        allowed = tolerance * sizes[own]
+        converged = (bounds[own] <= allowed) & (residuals[own] <= allowed)
+        deviation = self.random_share / np.sqrt(krylov.space.dimension)
+        for place in np.flatnonzero(converged):
+            hidden = ritz.residuals[own[place]] * krylov.start_components(ritz, int(own[place])) / deviation
+            converged[place] = hidden <= _HIDDEN * allowed[place]
+        return converged
+
+
+def _kato_temple(values: Array, residuals: Array) -> Array:
+    """min(residual, residual²/gap) for descending Ritz values; a gap ends where the neighbour's residual begins."""
+    gaps = np.full(len(values), np.inf)
+    gaps[:-1] = values[:-1] - values[1:] - residuals[1:]
+    gaps[1:] = np.minimum(gaps[1:], values[:-1] - values[1:] - residuals[:-1])
+    bounds = residuals.copy()
+    apart = gaps > residuals
+    bounds[apart] = residuals[apart] ** 2 / gaps[apart]
+    return bounds
+
+
+def _result(krylov: KrylovSpace, ritz: Ritz, stop: _Stop, errors: Array, converged: NDArray[np.bool_]) -> Eigenpairs:
+    wanted = stop.wanted(len(ritz.values))
+    warm_start = krylov.combine(ritz.rotation[:, wanted].sum(axis=1))
+    count = stop.largest + stop.smallest
+    if len(wanted) < count:
+        # Fewer products than values: what was not reached is not known.
+        wanted = np.append(wanted, np.full(count - len(wanted), -1))
+        errors = np.append(errors, np.full(count - len(errors), np.nan))
+        converged = np.append(converged, np.full(count - len(converged), False))
+    known = wanted >= 0
+    return Eigenpairs(
+        values=torch.from_numpy(np.where(known, ritz.values[wanted], np.nan)),
+        vectors=krylov.extract(np.where(known, ritz.rotation[:, wanted], np.nan)),
+        residuals=torch.from_numpy(np.where(known, ritz.residuals[wanted], np.nan)),
+        errors=torch.from_numpy(errors.astype(np.float64)),
+        converged=tuple(bool(value) for value in converged),
+        products=krylov.products,
+        largest=stop.largest,
+        warm_start=warm_start,
+    )

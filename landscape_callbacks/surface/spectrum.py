@@ -1,0 +1,171 @@
+"""Trace and spectral density of the Hessian, from products with random vectors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from landscape_callbacks.surface.eigenpairs import SymmetricOperator
+
+
+@dataclass(frozen=True)
+class TraceEstimate:
+    """An estimate of the trace.
+
+    Attributes:
+        value: The trace.
+        error: Its standard error (0 when the products span the whole space).
+        products: Hessian-vector products spent.
+    """
+
+    value: float
+    error: float
+    products: int
+
+
+def trace(surface: SymmetricOperator, *, products: int = 30, seed: int = 0) -> TraceEstimate:
+    """The trace of the Hessian by Hutch++ (Meyer, Musco, Musco & Woodruff 2021, algorithm 1).
+
+    A third of the products sketches the range of the Hessian, a third takes the trace on that range exactly, and a third is Hutchinson's estimator
+    (1989) on what is left, with Rademacher vectors.
+
+    Args:
+        surface: A loss surface, or anything with ``space`` and symmetric ``hessian_vector_product``.
+        products: Hessian-vector products to spend, at least 6.
+        seed: Of the random vectors.
+
+    Raises:
+        ValueError: When ``products`` is below 6.
+
+    Example:
+        >>> import torch
+        >>> from landscape_callbacks.surface import LossSurface
+        >>> weight = torch.nn.Parameter(torch.ones(3))
+        >>> trace(LossSurface(lambda: (weight**2).sum(), [weight])).value
+        6.0
+    """
+    if products < 6:
+        raise ValueError(f"Hutch++ needs at least 6 products, got {products}.")
+    space, product = surface.space, surface.hessian_vector_product
+    third = products // 3
+    if space.dimension <= 2 * third and space.dimension == space.local_dimension:
+        identity = torch.eye(space.dimension, dtype=space.dtype, device=space.device)
+        return TraceEstimate(sum(float(product(row)[i]) for i, row in enumerate(identity)), 0.0, space.dimension)
+    basis: list[Tensor] = []
+    for index in range(third):
+        vector = product(space.random(seed + index, "rademacher"))
+        size = space.norm(vector)
+        for _ in range(2):
+            for known in basis:
+                vector = vector - space.dot(known, vector) * known
+        rest = space.norm(vector)
+        if float(rest) > 100 * torch.finfo(space.dtype).eps * float(size):
+            basis.append(vector / rest)
+    captured = sum(float(space.dot(row, product(row))) for row in basis)
+    samples = []
+    for index in range(third):
+        vector = space.random(seed + third + index, "rademacher")
+        for row in basis:
+            vector = vector - space.dot(row, vector) * row
+        samples.append(float(space.dot(vector, product(vector))))
+    mean = sum(samples) / len(samples)
+    variance = sum((sample - mean) ** 2 for sample in samples) / (len(samples) - 1)
+    return TraceEstimate(captured + mean, math.sqrt(variance / len(samples)), 2 * third + len(basis))
+
+
+@dataclass(frozen=True)
+class SpectralDensity:
+    """An estimate of the spectral density: how many eigenvalues, as a share of n, lie where.
+
+    Attributes:
+        grid: Curvatures, float64, shape (points,), on the CPU.
+        density: Density at the grid, float64, shape (points,); integrates to one.
+        error: Standard error of the density over the random vectors, shape (points,).
+        nodes: Ritz values of every run, float64, shape (runs · steps,), zero-weight ones included.
+        weights: Their weights, which sum to one.
+        width: Standard deviation of the Gaussian that each node is drawn as.
+        products: Hessian-vector products spent.
+    """
+
+    grid: Tensor
+    density: Tensor
+    error: Tensor
+    nodes: Tensor
+    weights: Tensor
+    width: float
+    products: int
+
+
+def spectral_density(
+    surface: SymmetricOperator,
+    *,
+    runs: int = 4,
+    steps: int = 30,
+    points: int = 512,
+    relative_width: float = 0.01,
+    seed: int = 0,
+) -> SpectralDensity:
+    """The spectral density of the Hessian by stochastic Lanczos quadrature (Ubaru, Chen & Saad 2017; Ghorbani et al. 2019).
+
+    Each run is Lanczos from a random vector with full reorthogonalisation: its Ritz values are Gauss nodes and the squared first coordinates their
+    weights. The density is the mean over runs, each node drawn as a Gaussian.
+
+    Args:
+        surface: A loss surface, or anything with ``space`` and symmetric ``hessian_vector_product``.
+        runs: Random vectors.
+        steps: Lanczos steps a run.
+        points: Points of the grid, which reaches five widths beyond the outermost nodes.
+        relative_width: Width of the Gaussians as a share of the range of the nodes.
+        seed: Of the random vectors.
+
+    Raises:
+        ValueError: When an argument is below its minimum (1 run, 2 steps, 16 points, a positive width).
+    """
+    if runs < 1 or steps < 2 or points < 16 or not relative_width > 0.0:
+        raise ValueError(
+            f"Need runs >= 1, steps >= 2, points >= 16 and a positive width, got {runs}, {steps}, {points}, {relative_width}."
+        )
+    per_run = [_gauss_rule(surface, steps, seed + run) for run in range(runs)]
+    nodes = torch.cat([own for own, _ in per_run])
+    spread = float(nodes.max() - nodes.min())
+    scale = max(spread, 1e-2 * float(nodes.abs().max())) or 1.0
+    width = relative_width * scale
+    grid = torch.linspace(float(nodes.min()) - 5 * width, float(nodes.max()) + 5 * width, points, dtype=torch.float64)
+    densities = torch.stack(
+        [
+            (weights * torch.exp(-0.5 * ((grid[:, None] - own) / width) ** 2)).sum(1) / (width * math.sqrt(2 * math.pi))
+            for own, weights in per_run
+        ]
+    )
+    error = densities.std(0) / math.sqrt(runs) if runs > 1 else torch.full_like(grid, math.nan)
+    weights = torch.cat([own for _, own in per_run]) / runs
+    return SpectralDensity(grid, densities.mean(0), error, nodes, weights, width, sum(len(own) for own, _ in per_run))
+
+
+def _gauss_rule(surface: SymmetricOperator, steps: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Nodes and weights of the Gauss rule that one random vector sees; float64, on the CPU."""
+    space = surface.space
+    steps = min(steps, space.dimension)
+    rows = torch.empty(steps, space.local_dimension, dtype=space.dtype, device=space.device)
+    start = space.random(seed)
+    rows[0] = start / space.norm(start)
+    diagonal, off_diagonal = [], []
+    for step in range(steps):
+        rest = surface.hessian_vector_product(rows[step])
+        diagonal.append(float(space.dot(rows[step], rest)))
+        for _ in range(2):
+            rest = torch.addmv(rest, rows[: step + 1].T, space.coefficients(rows[: step + 1], rest), alpha=-1)
+        size = float(space.norm(rest))
+        scale = max(abs(value) for value in [*diagonal, *off_diagonal])
+        if step + 1 == steps or size <= 100 * torch.finfo(space.dtype).eps * scale:
+            break
+        off_diagonal.append(size)
+        rows[step + 1] = rest / size
+    tridiagonal = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
+    for place, value in enumerate(off_diagonal[: len(diagonal) - 1]):
+        tridiagonal[place, place + 1] = tridiagonal[place + 1, place] = value
+    values, coordinates = torch.linalg.eigh(tridiagonal)
+    return values, coordinates[0] ** 2
