@@ -120,8 +120,8 @@ class HessianEigenvalueMonitor(Monitor):
             ratio = float(step_pairs.values[0]) / limit
             scalars["stability/ratio"] = ratio
             products += step_pairs.products if step_pairs is not pairs else 0
-        elif optimizer is not None and optimizer.why_not is not None:
-            self.coordinator.warn("stability", f"stability/ratio is left out for now: {optimizer.why_not}")
+        elif optimizer is not None and optimizer.kind == "unknown":
+            self.coordinator.warn("stability", f"stability/ratio is left out: {optimizer.why_not}")
         if self.trace:
             estimate = trace(snapshot.surface, seed=snapshot.step)
             scalars["hessian/trace"], scalars["hessian/trace_error"] = float(estimate.value), float(estimate.error)

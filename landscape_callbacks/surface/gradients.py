@@ -33,14 +33,12 @@ def gradient_norms(gradients: Sequence[Tensor]) -> Tensor:
     dense = [gradient.coalesce().values() if gradient.is_sparse else gradient for gradient in map(_local, gradients)]
     device = dense[0].device
     blocks = [gradient.reshape(-1).split(BLOCK) for gradient in dense]
-    norms = torch._foreach_norm([block for own in blocks for block in own], 2, dtype=_sum_dtype(dense))
+    # Naming the dtype leaves the fused path, so it is named for half precision only.
+    dtype = torch.float32 if any(gradient.dtype.itemsize < 4 for gradient in dense) else None
+    norms = torch._foreach_norm([block for own in blocks for block in own], 2, dtype=dtype)
     squares = torch.stack([norm.to(device) for norm in norms]).double().square()
     owner = torch.repeat_interleave(torch.arange(len(blocks)), torch.tensor([len(own) for own in blocks])).to(device)
     return squares.new_zeros(len(blocks)).index_add_(0, owner, squares).sqrt()
-
-
-def _sum_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
-    return torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
 
 
 def _local(tensor: Tensor) -> Tensor:

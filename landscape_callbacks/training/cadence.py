@@ -29,6 +29,7 @@ class Cadence:
         next_step: Step of the next measurement.
         spent: Seconds spent on measurements.
         expected: Seconds that the next measurement is expected to take.
+        measurements: Measurements so far.
     """
 
     every_n_steps: int
@@ -36,6 +37,7 @@ class Cadence:
     next_step: int = field(default=FIRST_STEP)
     spent: float = 0.0
     expected: float = 0.0
+    measurements: int = 0
 
     def __post_init__(self) -> None:
         if self.max_overhead is None:
@@ -59,6 +61,7 @@ class Cadence:
     def measured(self, step: int, seconds: float) -> None:
         """Takes down the cost of a measurement at ``step``. Call :meth:`plan` next."""
         self.spent += seconds
+        self.measurements += 1
         self.expected = seconds if self.expected == 0.0 else max(seconds, _FORGETTING * (self.expected + seconds))
 
     def plan(self, step: int, training_seconds: float, seconds_per_step: float) -> None:
@@ -77,11 +80,17 @@ class Cadence:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values; see :meth:`load_state_dict`."""
-        return {"next_step": self.next_step, "spent": self.spent, "expected": self.expected}
+        return {
+            "next_step": self.next_step,
+            "spent": self.spent,
+            "expected": self.expected,
+            "measurements": self.measurements,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues the cadence of a run that was interrupted."""
-        self.next_step, self.spent, self.expected = state["next_step"], state["spent"], state["expected"]
+        for name in self.state_dict():
+            setattr(self, name, state[name])
 
 
 class Clock:

@@ -322,7 +322,7 @@ def test_accumulated_batches_count_as_one_step(tmp_path):
     script = _plateau_after(240, 1000)
     adjuster = _adjuster(max_actions=1)
     _fit(_Scripted(script), adjuster, tmp_path, steps=300, accumulate_grad_batches=4, epoch_length=52)
-    assert adjuster.trend.report().steps + len(adjuster.state_dict()["losses"]) == 300
+    assert adjuster.watch.trend.report().steps + len(adjuster.state_dict()["watch"]["waiting"]) == 300
     assert 60 < adjuster.state.last_step < 300
 
 
@@ -336,7 +336,7 @@ def test_skipped_steps_and_losses_that_are_no_numbers_do_no_harm(tmp_path):
     script[100:120] = [math.nan] * 20
     adjuster = _adjuster()
     _fit(Skips(script), adjuster, tmp_path, steps=250)
-    assert adjuster.trend.report().nonfinite > 10
+    assert adjuster.watch.trend.report().nonfinite > 10
     assert adjuster.state.actions == 0
 
 

@@ -1,0 +1,232 @@
+"""What the monitors cost: gradient norms on a large model, and the default LandscapeMonitor against its budget.
+
+Run with ``python benchmarks/overhead.py [--output FILE]``. All figures of a table come from one process; configurations take turns, so
+that a machine whose speed drifts slows all of them alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import statistics
+import time
+import warnings
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities import grad_norm
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from landscape_callbacks import GradientNormMonitor, LandscapeMonitor
+
+
+class Classifier(pl.LightningModule):
+    """A network trained by AdamW on cross entropy."""
+
+    def __init__(self, network: nn.Module, learning_rate: float) -> None:
+        super().__init__()
+        self.network = network
+        self.learning_rate = learning_rate
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        x, y = batch
+        return nn.functional.cross_entropy(self.network(x), y)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.parameters(), lr=self.learning_rate)
+
+
+class LogGradNorm(pl.Callback):
+    """What Lightning's documentation shows: every norm by ``log_dict``."""
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        pl_module.log_dict(grad_norm(pl_module, norm_type=2))
+
+
+class StepTimes(pl.Callback):
+    """Wall time from batch start to batch start."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self._last: float | None = None
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        now = time.perf_counter()
+        if self._last is not None:
+            self.seconds.append(now - self._last)
+        self._last = now
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.first, self.second = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.project, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch, length, width = x.shape
+        q, k, v = self.project(self.first(x)).view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        attended = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.out(attended.transpose(1, 2).reshape(batch, length, width))
+        return x + self.mlp(self.second(x))
+
+
+class Transformer(nn.Module):
+    """A decoder that predicts one class from the last position."""
+
+    def __init__(self, width: int = 64, depth: int = 3, tokens: int = 64, length: int = 32, classes: int = 10) -> None:
+        super().__init__()
+        self.embed, self.place = nn.Embedding(tokens, width), nn.Parameter(0.02 * torch.randn(length, width))
+        self.blocks = nn.Sequential(*[Block(width, 4) for _ in range(depth)])
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.blocks(self.embed(x) + self.place).mean(1))
+
+
+def fit(network: nn.Module, data: TensorDataset, batch: int, steps: int, callbacks: list[Any], logger: bool = True) -> tuple[Any, StepTimes]:
+    """Trains and gives the trainer and the step times."""
+    times = StepTimes()
+    torch.manual_seed(0)
+    trainer = pl.Trainer(
+        max_steps=steps, max_epochs=-1, accelerator="cpu", devices=1, callbacks=[times, *callbacks], enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, logger=logger, default_root_dir="/tmp/landscape_overhead",
+    )  # fmt: skip
+    trainer.fit(Classifier(network, 1e-3), DataLoader(data, batch_size=batch, shuffle=True))
+    return trainer, times
+
+
+class TakingTurns(pl.Callback):
+    """Lets configurations act one step each in turn within one fit, and keeps the step times of each apart."""
+
+    def __init__(self, configurations: dict[str, pl.Callback]) -> None:
+        self.configurations = configurations
+        self.seconds: dict[str, list[float]] = {name: [] for name in configurations}
+        self._names = list(configurations)
+        self._turn = 0
+        self._started: float | None = None
+
+    @property
+    def acting(self) -> pl.Callback:
+        return self.configurations[self._names[self._turn % len(self._names)]]
+
+    def setup(self, *args: Any, **kwargs: Any) -> None:
+        for callback in self.configurations.values():
+            callback.setup(*args, **kwargs)
+
+    def on_train_start(self, *args: Any) -> None:
+        for callback in self.configurations.values():
+            callback.on_train_start(*args)
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        now = time.perf_counter()
+        if self._started is not None:
+            self.seconds[self._names[self._turn % len(self._names)]].append(now - self._started)
+            self._turn += 1
+        self._started = now
+        self.acting.on_train_batch_start(*args)
+
+    def on_before_optimizer_step(self, *args: Any) -> None:
+        self.acting.on_before_optimizer_step(*args)
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        self.acting.on_train_batch_end(*args)
+
+
+def gradient_norm_table(steps: int) -> list[str]:
+    """Step time with norms at every step over the step time without, on 84 linear layers of width 545."""
+    torch.manual_seed(0)
+    layers = [layer for _ in range(84) for layer in (nn.Linear(545, 545), nn.Tanh())]
+    network = nn.Sequential(*layers)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    data = TensorDataset(torch.randn(512, 545), torch.randint(0, 545, (512,)))
+    turns = TakingTurns(
+        {
+            "no callback": pl.Callback(),
+            "GradientNormMonitor(every_n_steps=1, max_overhead=None)": GradientNormMonitor(every_n_steps=1, max_overhead=None),
+            "log_dict(grad_norm(...)) at every step": LogGradNorm(),
+        }
+    )
+    fit(network, data, 64, 3 * (steps + 2) + 1, [turns])
+    seconds = {name: own[2:] for name, own in turns.seconds.items()}
+    lines = [
+        f"Gradient norms at every step; {parameters / 1e6:.1f} M parameters in {len(list(network.parameters()))} tensors, batch 64, "
+        f"{steps} steps each, taking turns step by step.",
+        "",
+        "| | step time (ms, median) | over no callback (median of pairs) |",
+        "|---|---|---|",
+    ]
+    for name, values in seconds.items():
+        ratio = statistics.median(value / reference for value, reference in zip(values, seconds["no callback"], strict=False))
+        lines.append(f"| {name} | {1e3 * statistics.median(values):.1f} | {ratio:.3f}x |")
+    return lines
+
+
+def budget_table(steps: int) -> list[str]:
+    """Share of time that the default LandscapeMonitor takes, by its own account and by the clock."""
+    torch.manual_seed(0)
+    models = {
+        "MLP 64-128-128-10, batch 64": (
+            nn.Sequential(nn.Linear(64, 128), nn.Tanh(), nn.Linear(128, 128), nn.Tanh(), nn.Linear(128, 10)),
+            TensorDataset(torch.randn(2048, 64), torch.randint(0, 10, (2048,))), 64, 8 * steps,
+        ),
+        "conv net with batch norm 28x28, batch 64": (
+            nn.Sequential(
+                nn.Conv2d(1, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.BatchNorm2d(32), nn.ReLU(),
+                nn.Flatten(), nn.Linear(32 * 49, 64), nn.ReLU(), nn.Dropout(0.2), nn.Linear(64, 10),
+            ),
+            TensorDataset(torch.randn(2048, 1, 28, 28), torch.randint(0, 10, (2048,))), 64, 2 * steps,
+        ),
+        "transformer 3 x 64, length 32, batch 32": (
+            Transformer(), TensorDataset(torch.randint(0, 64, (2048, 32)), torch.randint(0, 10, (2048,))), 32, steps,
+        ),
+    }  # fmt: skip
+    lines = [
+        "Default `LandscapeMonitor()` (budget 0.05 of training time). The first measurement is taken at once; it is paid back after its cost / 0.05.",
+        "",
+        "| model | steps | share reported | share by the clock | curvature measurements | paid back after step |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, (network, data, batch, count) in models.items():
+        start = {key: value.clone() for key, value in network.state_dict().items()}
+        fit(network, data, batch, 50, [])
+        network.load_state_dict(start)
+        _, plain = fit(network, data, batch, count, [])
+        network.load_state_dict(start)
+        monitor = LandscapeMonitor()
+        trainer, watched = fit(network, data, batch, count, [monitor])
+        coordinator = next(iter(monitor.parts.values())).coordinator
+        first = max(row for row in watched.seconds[:3])
+        step = statistics.median(plain.seconds)
+        by_clock = 1.0 - sum(plain.seconds) / sum(watched.seconds)
+        lines.append(
+            f"| {name} | {count} | {coordinator.overhead():.4f} | {by_clock:.4f} | {monitor.parts['eigenvalues'].cadence.measurements} | "
+            f"{(first - step) / 0.05 / step:.0f} |"
+        )
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=800, help="training steps of the slowest model of the budget table")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--output", help="also write the tables to this file")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+    text = "\n".join([*gradient_norm_table(40), "", *budget_table(arguments.steps)])
+    print(text)
+    if arguments.output:
+        with open(arguments.output, "w") as file:
+            file.write(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
