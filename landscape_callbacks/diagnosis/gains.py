@@ -10,6 +10,7 @@ from landscape_callbacks.diagnosis.measurement import Measurement, Situation
 
 LARGE = 0.01  # of the spread of the loss: what is worth a person's attention
 STANDARD_ERRORS = 3.0  # for decreases and gradients
+_SOON = 100  # steps
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Gains:
         cut: D_cut, cutting the learning rate to zero.
         trend: Decrease of the loss over the trend's window.
         trend_bound: Upper 95 % bound of the decrease of the loss over the horizon.
+        trend_error: Standard error of ``trend``.
+        soon: What the next 100 steps can win: the smaller of the bounds by gradient and trend.
         curvature_share: Largest curvature over the stability limit.
         negative: Chance of a mean curvature this low along v if the surface did not curve down there.
     """
@@ -45,6 +48,8 @@ class Gains:
     cut: float
     trend: float
     trend_bound: float
+    trend_error: float
+    soon: float
     curvature_share: float
     negative: float
 
@@ -63,6 +68,7 @@ def gains(measurement: Measurement, situation: Situation) -> Gains:
         negative = student.tail(t, measurement.degrees_of_freedom)
     else:
         negative = 0.0 if measurement.lowest_curvature < -1e-6 * curvature else 1.0
+    trend_bound = (trend.upper(0.95) if trend.window else math.inf) / trend.horizon  # a step
     return Gains(
         escape=measurement.escape_decrease / unit,
         escape_error=measurement.escape_decrease_error / unit,
@@ -75,7 +81,9 @@ def gains(measurement: Measurement, situation: Situation) -> Gains:
         gain_error=rate * measurement.squared_gradient_error / unit,
         cut=0.25 * rate * max(measurement.noise_trace, 0.0) / situation.batch_size / unit,
         trend=trend.decrease * window / unit,
-        trend_bound=(trend.upper(0.95) if trend.window else math.inf) * situation.horizon / trend.horizon / unit,
+        trend_bound=trend_bound * situation.horizon / unit,
+        trend_error=trend.standard_error * window / unit,
+        soon=_SOON * min(rate * upper, max(trend_bound, 0.0)) / unit,
         curvature_share=measurement.largest_curvature / situation.curvature_limit,
         negative=negative,
     )

@@ -32,7 +32,8 @@ class Measurement:
         lowest_ritz_value: The lowest eigenvalue of the half that chose; biased down by the choice.
         search_converged: Whether the search for the lowest eigenvalue converged, so that "none found" says something.
         escape_distance: Distance along the lowest direction at which the loss is lowest.
-        escape_decrease: Mean decrease of the loss there; negative when it rises.
+        escape_decrease: Mean decrease of the loss there (of both ways, where that is the surer figure); negative when
+            it rises.
         escape_decrease_error: Its standard error.
         weight_norm: Norm of the weights in the same metric.
         degrees_of_freedom: Of the errors of curvatures and decrease (microbatches that tested, less one); infinite for

@@ -5,10 +5,10 @@ What a place is worth is asked in one currency, the decrease of the loss that ea
 - D_v, along ±v, the direction of the lowest curvature: searched on one half of the probe and tested on the other;
 - D_c = U/(2λ), the best that one gradient step can promise (U the upper bound of |g|², λ the largest curvature);
 - ηU·h, what gradient steps win over a horizon of h steps;
-- D_cut = ¼η·tr(Σ)/B, what cutting the learning rate η to zero would win: the height of the noise floor above the valley.
+- D_cut = ¼η·tr(Σ)/B, what cutting the learning rate η to zero would win: the height of the noise floor.
 
-Large and small are measured against the spread of the loss over samples, so that nothing depends on the scale of the loss
-or of the parameters.
+Large and small are measured against the spread of the loss over samples, so that nothing depends on the scale of the
+loss or of the parameters.
 """
 
 from __future__ import annotations
@@ -49,22 +49,27 @@ def _label(m: Measurement, s: Situation, won: Gains) -> str:
     negative = won.negative < _SIGNIFICANCE
     escape_sure = won.escape > STANDARD_ERRORS * won.escape_error
     escape_large = negative and escape_sure and won.escape > LARGE
-    gradient_sure = m.squared_gradient > STANDARD_ERRORS * m.squared_gradient_error and m.squared_gradient > 0
     settled = trend.state == "plateau"
+    # Without a plateau in the losses, progress is the likely state: less evidence for it is enough.
+    gradient_sure = won.gain > (STANDARD_ERRORS if settled else 2.0) * won.gain_error and won.gain > 0
+    net_sure = won.gain - won.heat > (STANDARD_ERRORS if settled else 1.0) * won.gain_error
     stuck = _stuck(m, s, won, escape_large)
     if stuck:
         return stuck
     if trend.state == "progressing" and won.trend > LARGE:
         return "progressing"
-    if escape_large and won.escape > 3 * won.gradient_step:
+    beats_steps = won.escape > max(3 * won.gradient_step, won.soon)
+    if escape_large and beats_steps:
         return "strict saddle"
     # At a noise floor the gain of a step and its heat balance; progress is what is left of the gain.
-    net = won.gain - won.heat
-    if gradient_sure and net > (STANDARD_ERRORS if settled else 2.0) * won.gain_error and won.steps > LARGE:
+    if gradient_sure and net_sure and won.steps > LARGE:
         return "progressing"
-    if escape_large and not gradient_sure:
+    if not settled and won.trend > 2 * won.trend_error and won.trend > LARGE:
+        return "progressing"
+    if escape_large and not gradient_sure and (settled or won.escape > won.soon):
         return "strict saddle"
-    if negative and escape_sure and settled and won.escape > max(1e-5, 10 * won.gradient_step):
+    going_on = min(won.steps_bound, max(won.trend_bound, 0.0))
+    if negative and escape_sure and settled and won.escape > max(1e-4, 10 * won.gradient_step, going_on):
         return "strict saddle"
     if won.cut > LARGE:
         return "noise floor"

@@ -56,7 +56,8 @@ def _finding(label: str, m: Measurement, s: Situation, won: Gains) -> str:
     if label == "flat":
         return f"{trend} gradient and curvature vanish at the scale of the weights, in all directions that were seen."
     if label == "step too small":
-        return f"{trend} {gradient_step}, but steps at this learning rate win at most {share(won.steps_bound)} over {horizon}."
+        at_most = share(won.steps_bound)
+        return f"{trend} {gradient_step}, but steps at this learning rate win at most {at_most} over {horizon}."
     if label == "approximate second-order point":
         return f"{trend} no useful negative curvature was found; {gradient_step}."
     return (

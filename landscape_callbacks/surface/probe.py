@@ -2,7 +2,7 @@
 
 How it differs from "take the lowest Ritz value of the probe", and why: the direction that looks lowest on a set of
 samples was chosen for it, so its curvature there is biased down, and at a minimum with label noise it is negative every
-time. Here one half of the microbatches chooses (direction, distance, sign) and the other half tests. On the test half
+time. Here one half of the microbatches chooses (direction, way, distance) and the other half tests. On the test half
 the curvature vᵀH_k v and the decrease of the loss are plain means over independent microbatches, and Student's t holds.
 Since E[vᵀHv] ≥ λmin, "negative curvature found" needs no convergence of the search.
 """
@@ -23,6 +23,7 @@ from landscape_callbacks.surface.metric import MetricSurface
 
 _FORWARD, _GRADIENT, _PRODUCT = 1 / 3, 1.0, 2.0
 _POWERS = range(-8, 2)
+_EXTENSIONS = 3
 
 
 @dataclass(frozen=True)
@@ -114,11 +115,11 @@ def probe_surface(
     work += len(choosing) * pairs.products * _PRODUCT
     largest, lowest = pairs.vectors[0], pairs.vectors[-1]
     ritz = float(pairs.values[-1])
-    distance = 0.0
+    way, distance = 0, 0.0
     if ritz < 0:
         scale = _spread(losses, batch_size, sample_losses)
         scale = scale if scale > 0 else (loss_scale or abs(losses[0]) or abs(ritz))
-        distance, tried = _best_distance(choosing, lowest, math.sqrt(2 * scale / abs(ritz)))
+        way, distance, tried = _surest_step(choosing, lowest, math.sqrt(2 * scale / abs(ritz)))
         work += len(choosing) * tried * _FORWARD
     deviations = _deviations(gradients)
     if not whole_loss:
@@ -137,9 +138,8 @@ def probe_surface(
             deviation = deviations[index % len(deviations)]
             curved.append(float(surface.space.dot(deviation, surface.hessian_vector_product(deviation))))
             work += _PRODUCT
-        here, moved = surface.losses_along(lowest, [0.0, distance]).tolist() if distance else (0.0, 0.0)
-        decreases.append(here - moved)
-        work += 2 * _FORWARD if distance else 0.0
+        decreases.append(float(_decreases(surface, lowest, [distance])[way, 0]) if distance else 0.0)
+        work += 3 * _FORWARD if distance else 0.0
         if not whole_loss:
             surface.surface.release()
     if not _finite(losses, gradients):
@@ -163,7 +163,7 @@ def probe_surface(
         lowest_curvature_error=low_error,
         lowest_ritz_value=ritz,
         search_converged=bool(pairs.converged[-1]),
-        escape_distance=distance,
+        escape_distance=-distance if way == 1 else distance,
         escape_decrease=decrease,
         escape_decrease_error=decrease_error,
         weight_norm=half.weight_norm(),
@@ -175,20 +175,37 @@ def probe_surface(
     return Probe(measurement, half.to_weights(lowest), half.to_weights(largest), pairs.warm_start)
 
 
-def _best_distance(surfaces: Sequence[MetricSurface], direction: Tensor, start: float) -> tuple[float, int]:
-    """The signed distance, of powers of two about ``start``, with the surest decrease; and how many were tried.
+def _decreases(surface: MetricSurface, direction: Tensor, distances: Sequence[float]) -> Tensor:
+    """Decrease of the loss at each distance forth, back, and the mean of both: shape (3, len(distances))."""
+    count = len(distances)
+    losses = surface.losses_along(direction, [0.0, *distances, *(-distance for distance in distances)])
+    forth, back = losses[0] - losses[1 : 1 + count], losses[0] - losses[1 + count :]
+    return torch.stack([forth, back, 0.5 * (forth + back)])
 
-    Far out the loss falls most and varies most from batch to batch. One standard error less than the mean decrease is
-    what is maximised, so that the step chosen is one that can be confirmed.
+
+def _surest_step(surfaces: Sequence[MetricSurface], direction: Tensor, start: float) -> tuple[int, float, int]:
+    """Which way (a row of :func:`_decreases`) and how far, of powers of two about ``start``, the loss falls for sure.
+
+    Far out the loss falls most and varies most from batch to batch, so two standard errors less than the mean decrease
+    is what is maximised. The mean of both ways is free of the slope, whose noise often hides the curvature; the better
+    way falls at least as much. Also returned: losses evaluated on each surface.
     """
-    distances = [sign * start * 2.0**power for power in _POWERS for sign in (1.0, -1.0)]
-    losses = torch.stack([surface.losses_along(direction, [0.0, *distances]) for surface in surfaces])
-    decreases = losses[:, :1] - losses[:, 1:]
-    sure = decreases.mean(dim=0)
-    if len(surfaces) > 1:
-        sure = sure - decreases.std(dim=0) / math.sqrt(len(surfaces))
-    sure = torch.where(torch.isfinite(sure), sure, -torch.inf)
-    return distances[int(sure.argmax())], len(distances) + 1
+    tried = 0
+    distances = [start * 2.0**power for power in _POWERS]
+    for _ in range(_EXTENSIONS + 1):
+        decreases = torch.stack([_decreases(surface, direction, distances) for surface in surfaces])
+        sure = decreases.mean(dim=0)
+        if len(surfaces) > 1:
+            sure = sure - 2 * decreases.std(dim=0) / math.sqrt(len(surfaces))
+        sure = torch.where(torch.isfinite(sure), sure, -torch.inf)
+        way, index = divmod(int(sure.argmax()), len(distances))
+        distance = distances[index]
+        tried += 2 * len(distances) + 1
+        if index < len(distances) - 1:
+            break
+        # Still falling at the end of the line: look on from there.
+        distances = [distance * 2.0**power for power in range(5)]
+    return way, distance, tried
 
 
 def _deviations(gradients: Sequence[Tensor]) -> list[Tensor]:
