@@ -1,0 +1,233 @@
+"""The decision rule on measurements made by hand, and what it has to be invariant to. Real states are in the study."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from landscape_callbacks.diagnosis.gains import gains
+from landscape_callbacks.diagnosis.measurement import Measurement, Situation
+from landscape_callbacks.diagnosis.stationarity import diagnose
+from landscape_callbacks.diagnosis.trend import Trend
+from landscape_callbacks.diagnosis.verdict import LABELS
+
+# A place where nothing can be won: gradient and curvature measured well, loss spread 1.
+REST = Measurement(
+    loss=2.0,
+    loss_error=0.05,
+    loss_spread=1.0,
+    squared_gradient=0.0,
+    squared_gradient_error=1e-3,
+    noise_trace=0.1,
+    curved_noise=0.1,
+    largest_curvature=4.0,
+    largest_curvature_error=0.1,
+    lowest_curvature=0.1,
+    lowest_curvature_error=0.05,
+    lowest_ritz_value=0.05,
+    search_converged=True,
+    escape_distance=0.0,
+    escape_decrease=0.0,
+    escape_decrease_error=0.0,
+    weight_norm=3.0,
+    degrees_of_freedom=7.0,
+    microbatches=16,
+    samples=512,
+    cost=5000.0,
+)
+SADDLE = {
+    "lowest_curvature": -0.5,
+    "lowest_curvature_error": 0.05,
+    "escape_distance": 0.8,
+    "escape_decrease": 0.2,
+    "escape_decrease_error": 0.02,
+    "lowest_ritz_value": -0.6,
+}
+
+
+def trend(state="plateau", decrease=0.0, error=1e-3):
+    return Trend(state, 1000, 3000, 1920, decrease, error, 0.05, 1000.0, 0.3, 1.0, 0)
+
+
+def situation(**changes):
+    given_values = {
+        "learning_rate": 0.01,
+        "effective_learning_rate": 0.01,
+        "batch_size": 16.0,
+        "curvature_limit": 200.0,
+        "trend": trend(),
+        "initial_loss": 5.0,
+    }
+    return Situation(**{**given_values, **changes})
+
+
+def measured(**changes):
+    return dataclasses.replace(REST, **changes)
+
+
+CASES = {
+    "approximate second-order point": (measured(), situation()),
+    "strict saddle": (measured(**SADDLE), situation()),
+    "noise floor": (measured(noise_trace=200.0, curved_noise=400.0), situation()),
+    "progressing": (
+        measured(squared_gradient=0.5, squared_gradient_error=0.05),
+        situation(trend=trend("undetermined", 0.0, 10.0)),
+    ),
+    "unstable": (measured(largest_curvature=230.0), situation(trend=trend("rising", -1.0, 0.1))),
+    "flat": (
+        measured(
+            squared_gradient=0.0,
+            squared_gradient_error=0.0,
+            largest_curvature=0.0,
+            largest_curvature_error=0.0,
+            lowest_curvature=0.0,
+            lowest_curvature_error=0.0,
+            noise_trace=0.0,
+        ),
+        situation(),
+    ),
+    "step too small": (
+        measured(squared_gradient=2.0, squared_gradient_error=0.1),
+        situation(learning_rate=1e-7, effective_learning_rate=1e-7, curvature_limit=2e7),
+    ),
+    "undetermined": (
+        measured(squared_gradient_error=5.0, noise_trace=1.0),
+        situation(trend=trend("undetermined", 0.0, 10.0)),
+    ),
+}
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_every_label_has_its_case(label):
+    verdict = diagnose(*CASES[label])
+    assert verdict.label == label
+    assert verdict.sentence.startswith(f"{label}. ")
+    assert "512 samples" in verdict.sentence
+    assert 0 <= verdict.saddle_score <= 1
+    json.dumps(verdict.as_info())
+
+
+@pytest.mark.parametrize("label", LABELS)
+@given(loss=st.floats(1e-6, 1e6), weight=st.floats(1e-4, 1e4))
+@settings(max_examples=25, deadline=None)
+def test_labels_and_scores_do_not_depend_on_the_units_of_loss_and_weights(label, loss, weight):
+    measurement, where = CASES[label]
+    per_weight = {
+        "loss": loss,
+        "loss_error": loss,
+        "loss_spread": loss,
+        "squared_gradient": loss**2 / weight**2,
+        "squared_gradient_error": loss**2 / weight**2,
+        "noise_trace": loss**2 / weight**2,
+        "curved_noise": loss**3 / weight**4,
+        "largest_curvature": loss / weight**2,
+        "largest_curvature_error": loss / weight**2,
+        "lowest_curvature": loss / weight**2,
+        "lowest_curvature_error": loss / weight**2,
+        "lowest_ritz_value": loss / weight**2,
+        "escape_distance": weight,
+        "escape_decrease": loss,
+        "escape_decrease_error": loss,
+        "weight_norm": weight,
+    }
+    rescaled = dataclasses.replace(
+        measurement, **{name: getattr(measurement, name) * factor for name, factor in per_weight.items()}
+    )
+    other = dataclasses.replace(
+        where,
+        learning_rate=where.learning_rate * weight**2 / loss,
+        effective_learning_rate=where.effective_learning_rate * weight**2 / loss,
+        curvature_limit=where.curvature_limit * loss / weight**2,
+        initial_loss=where.initial_loss * loss,
+        trend=dataclasses.replace(
+            where.trend,
+            **{name: getattr(where.trend, name) * loss for name in ("decrease", "standard_error", "floor", "noise")},
+        ),
+    )
+    before, after = diagnose(measurement, where), diagnose(rescaled, other)
+    assert after.label == before.label
+    assert after.edge == before.edge
+    assert after.saddle_score == pytest.approx(before.saddle_score, rel=1e-6, abs=1e-12)
+
+
+def test_the_saddle_warning_says_what_the_issue_asks_for():
+    verdict = diagnose(measured(**SADDLE), situation())
+    assert verdict.sentence == (
+        "strict saddle. Loss flat for 2000 steps; lowest curvature -0.5 ± 0.2 (99 %), moving 0.8 along it lowers the "
+        "loss by 10 ± 1 %; a gradient step can win at most 0.019 %. Cost: 512 samples."
+    )
+    assert "Raise the learning rate toward 0.25" in verdict.suggestion
+    assert verdict.suggested_learning_rate == pytest.approx(1 / 4.0)
+    assert verdict.warning
+    assert verdict.saddle_score > 0.9
+
+
+def test_negative_curvature_alone_is_no_saddle_while_the_loss_falls():
+    progressing = situation(trend=trend("progressing", 0.5, 0.01))
+    assert diagnose(measured(**SADDLE), progressing).label == "progressing"
+
+
+def test_negative_curvature_that_wins_nothing_is_no_saddle():
+    useless = measured(**{**SADDLE, "escape_decrease": 1e-6, "escape_decrease_error": 1e-8})
+    assert diagnose(useless, situation()).label == "approximate second-order point"
+
+
+def test_negative_curvature_within_its_error_is_no_saddle():
+    unsure = measured(**{**SADDLE, "lowest_curvature_error": 0.3})
+    assert diagnose(unsure, situation()).label != "strict saddle"
+
+
+def test_the_edge_of_stability_is_a_flag_and_no_alarm():
+    at_edge = diagnose(measured(largest_curvature=210.0), situation(batch_size=math.inf))
+    assert at_edge.edge
+    assert at_edge.label != "unstable"
+    assert not diagnose(measured(), situation()).edge
+
+
+def test_curvature_far_above_the_limit_is_unstable_unless_the_loss_falls():
+    above = measured(largest_curvature=400.0)
+    assert diagnose(above, situation()).label == "unstable"
+    assert diagnose(above, situation(trend=trend("progressing", 0.5, 0.01))).label == "progressing"
+
+
+def test_a_loss_that_is_no_number_is_unstable():
+    nowhere = dataclasses.replace(REST, **dict.fromkeys(("loss", "squared_gradient", "lowest_curvature"), math.nan))
+    verdict = diagnose(nowhere, situation())
+    assert verdict.label == "unstable"
+    assert verdict.suggested_learning_rate == pytest.approx(0.005)
+    assert verdict.saddle_score == 0.0
+
+
+def test_a_search_that_did_not_converge_proves_no_minimum():
+    assert diagnose(measured(search_converged=False), situation()).label == "undetermined"
+
+
+def test_without_a_known_spread_the_drop_so_far_is_the_scale():
+    unknown = measured(loss_spread=math.nan)
+    assert situation().scale(unknown) == pytest.approx(0.3)
+    assert situation(initial_loss=2.0).scale(unknown) == pytest.approx(2e-3)
+    assert situation().scale(measured(loss_spread=0.0)) == pytest.approx(5e-3)
+
+
+def test_the_horizon_ends_with_the_run():
+    assert situation().horizon == 1000
+    assert situation(steps_left=20).horizon == 20
+
+
+def test_gains_are_the_textbook_ones():
+    won = gains(measured(squared_gradient=0.8, squared_gradient_error=0.0, loss_spread=2.0), situation())
+    assert won.gradient_step == pytest.approx(0.8 / (2 * 4) / 2)
+    assert won.steps == pytest.approx(0.01 * 0.8 * 1000 / 2)
+    assert won.cut == pytest.approx(0.25 * 0.01 * 0.1 / 16 / 2)
+    assert won.heat == pytest.approx(0.5 * 0.01**2 * 0.1 / 16 / 2)
+
+
+def test_markdown_has_a_row_for_each_figure():
+    verdict = diagnose(*CASES["strict saddle"])
+    text = verdict.as_markdown()
+    assert text.startswith("**strict saddle**")
+    assert "| lowest curvature | -0.5 | 0.05 | loss per squared weight |" in text
+    assert text.count("\n|") >= len(verdict.evidence)
