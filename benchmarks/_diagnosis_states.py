@@ -1,15 +1,15 @@
 """Training states whose true label is known: runs on the problems of ``tests/cases.py``, and what their future shows.
 
-The truth uses nothing of the package: dense Hessians on the whole data, and the future itself. From the state training is
-continued for 1000 steps (four times on fresh batches), and once without noise; so it is seen what going on wins, what
-noise costs, and what the lowest curvature would win. States between two labels are grey and are not counted.
+The truth uses nothing of the package: dense Hessians on the whole data, and the future itself. From the state training
+is continued for 1000 steps (four times on fresh batches), and once without noise; so it is seen what going on wins,
+what noise costs, and what the lowest curvature would win. States between two labels are grey and are not counted.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ EVERY = 10
 
 @dataclasses.dataclass
 class Run:
-    """A training run: plain or heavy-ball SGD on batches drawn with replacement; ``batch_size`` None is the whole data."""
+    """Plain or heavy-ball SGD on batches drawn with replacement; ``batch_size`` None is the whole data."""
 
     case: Case
     rate: float
@@ -128,17 +128,26 @@ def truth(state: State) -> tuple[str, dict[str, float]]:
     decrease, excess = (loss - after) / scale, (after - quiet[-5:].mean()) / scale
     soon = (loss - mean[3]) / scale
     recent = (state.history[max(len(state.history) - 4, 0)] - loss) / scale if len(state.history) > 1 else math.inf
+    past = (state.history[max(len(state.history) - 21, 0)] - loss) / scale
     step_gain = float(gradient @ gradient) / (2 * largest) / scale
     escape = 0.0
     if lowest < -1e-9 * largest:
-        distances = math.sqrt(2 * scale / -lowest) * 2.0 ** np.arange(-8, 3, 0.5)
+        distances = math.sqrt(2 * scale / -lowest) * 2.0 ** np.arange(-8, 10, 0.5)
         along = [float(case.loss(theta + sign * d * vectors[:, 0])) for d in distances for sign in (1, -1)]
-        escape = (loss - min(along)) / scale
+        escape = (loss - np.nanmin(along)) / scale
     best_rate = dataclasses.replace(run, rate=1 / largest, momentum=0.0)
     other = dataclasses.replace(state, run=best_rate, velocity=torch.zeros_like(theta))
     best = (loss - np.nanmin(future(other, None, 300))) / scale
-    figures |= {"decrease": decrease, "excess": excess, "soon": soon, "recent": recent, "step_gain": step_gain,
-                "escape": escape, "best": best}
+    figures |= {
+        "decrease": decrease,
+        "excess": excess,
+        "soon": soon,
+        "recent": recent,
+        "past": past,
+        "step_gain": step_gain,
+        "escape": escape,
+        "best": best,
+    }
     figures |= {"after": (after - loss) / scale, "shares": run.rate * largest}
     return label_of(figures), figures
 
@@ -156,9 +165,10 @@ def label_of(figures: dict[str, float]) -> str:
         return "strict saddle"
     if decrease > 0.02 and decrease > 2 * excess and (escape < 0.02 or not useful or moving > 0.2 * escape):
         return "progressing"
-    if escape < 0.005 and excess > 0.02 and excess > 2 * decrease and moving < max(0.02, excess):
+    settled = max(moving, figures["past"]) < max(0.02, excess)
+    if escape < 0.005 and excess > 0.02 and excess > 2 * decrease and settled:
         return "noise floor"
-    if max(escape, decrease, excess, step_gain) < 0.005 and moving < 0.02:
+    if max(escape, decrease, excess, step_gain) < 0.005 and settled:
         return "approximate second-order point"
     return "grey"
 
@@ -195,16 +205,38 @@ def runs(seed: int, minibatch: bool) -> list[Run]:
     middle = int(min(0.5 * times[0] + 0.5 * times[1], times[0] + 5 / rate / strengths[0]))
     plateau = (max(middle, 70), int(times[1] + 40), int(times[1] + 15 / strengths[1] / rate))
     out = [
-        Run(cases.linear_regression(seed, label_noise=noise), between(0.02, 0.2) * shrink, batch(4, 8, 16), (*long, late), momentum),
-        Run(cases.softmax_regression(seed, temperature=pick(1.0, 3.0)), between(0.05, 0.5) * shrink, batch(8, 16), (*long, late), momentum),
+        Run(
+            cases.linear_regression(seed, label_noise=noise),
+            between(0.02, 0.2) * shrink,
+            batch(4, 8, 16),
+            (*long, late),
+            momentum,
+        ),
+        Run(
+            cases.softmax_regression(seed, temperature=pick(1.0, 3.0)),
+            between(0.05, 0.5) * shrink,
+            batch(8, 16),
+            (*long, late),
+            momentum,
+        ),
         Run(cases.tanh_net(seed, label_noise=noise), between(0.02, 0.1), batch(8, 16), long),
         Run(cases.quadratic(seed, spectrum, noise=between(0.2, 2.0)), between(0.02, 0.2), batch(4, 16), (20, 2500)),
         Run(cases.quadratic(seed, spectrum, noise=0.3, distance=3.0), 1e-7, batch(8, 16), (1500,)),
         Run(cases.softmax_regression(seed), 1e-7, batch(8, 16), (1500,)),
         Run(cases.deep_linear(seed, strengths, scale, label_noise=pick(0.0, 0.1, 0.3)), rate, batch(16, 32), plateau),
-        Run(cases.deep_linear(seed, (1.0, 0.6), 1e-4 if not minibatch else 1e-2, label_noise=0.3), 0.01, batch(16, 32), (120,)),
+        Run(
+            cases.deep_linear(seed, (1.0, 0.6), 1e-4 if not minibatch else 1e-2, label_noise=0.3),
+            0.01,
+            batch(16, 32),
+            (120,),
+        ),
         Run(cases.duplicated_neurons(seed, label_noise=0.1), 0.1, batch(16, 32), (2500,)),
-        Run(cases.quartic_saddle(seed, noise=between(0.01, 0.3), start=(0.1, 1e-6 if not minibatch else 0.0)), 0.01, batch(16, 32), (70 if not minibatch else 50, 2500)),
+        Run(
+            cases.quartic_saddle(seed, noise=between(0.01, 0.3), start=(0.01, 0.0 if minibatch else 1e-6)),
+            0.01,
+            batch(16, 32),
+            (80 if minibatch else 300, 2500),
+        ),
         Run(cases.dead_relu(seed), 0.1, batch(16), (600,)),
         Run(cases.linear_regression(seed, decay=0.5), between(2.5, 4.0), batch(16), (20,)),
         Run(cases.quadratic(seed, spectrum, noise=0.1), 2.6 / float(spectrum.max()), batch(16), (15,)),

@@ -56,7 +56,9 @@ def _label(m: Measurement, s: Situation, won: Gains) -> str:
     stuck = _stuck(m, s, won, escape_large)
     if stuck:
         return stuck
-    if trend.state == "progressing" and won.trend > LARGE:
+    # A loss that falls a little beside a way down that is worth ten times as much is at a saddle all the same.
+    dwarfed = escape_large and won.escape > 10 * max(won.trend, won.soon)
+    if trend.state == "progressing" and won.trend > LARGE and not dwarfed:
         return "progressing"
     beats_steps = won.escape > max(3 * won.gradient_step, won.soon)
     if escape_large and beats_steps:

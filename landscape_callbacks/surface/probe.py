@@ -18,12 +18,14 @@ from torch import Tensor
 
 from landscape_callbacks.diagnosis.measurement import Measurement
 from landscape_callbacks.surface.lanczos import extreme_eigenvalues
-from landscape_callbacks.surface.loss_surface import AverageSurface, LossSurface
+from landscape_callbacks.surface.average_surface import AverageSurface
+from landscape_callbacks.surface.loss_surface import LossSurface
 from landscape_callbacks.surface.metric import MetricSurface
 
 _FORWARD, _GRADIENT, _PRODUCT = 1 / 3, 1.0, 2.0
 _POWERS = range(-8, 2)
 _EXTENSIONS = 3
+_SHORTER = 4
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ def probe_surface(
     weight_decay: float | Tensor = 0.0,
     initial: Tensor | None = None,
     tolerance: float = 0.02,
+    smallest_tolerance: float = 0.2,
     max_products: int = 60,
     seed: int = 0,
 ) -> Probe:
@@ -72,7 +75,8 @@ def probe_surface(
         preconditioner: The diagonal P of the optimizer, flat, shape (n,); see :class:`MetricSurface`.
         weight_decay: Weight decay that the optimizer adds; one number or flat, shape (n,).
         initial: Where the search for eigenvalues starts: ``warm_start`` of the last probe.
-        tolerance: Of the eigenvalues, relative to the largest.
+        tolerance: Of the largest eigenvalue, relative.
+        smallest_tolerance: Of the lowest one, relative to it or to a hundredth of the largest, where that is more.
         max_products: Most Hessian-vector products of the search, each on half of the probe.
         seed: Of the random start of the search.
 
@@ -110,7 +114,14 @@ def probe_surface(
     if not _finite(losses, gradients):
         return _nowhere(half, losses, len(surfaces), batch_size)
     pairs = extreme_eigenvalues(
-        half, largest=1, smallest=1, tolerance=tolerance, initial=initial, max_products=max_products, seed=seed
+        half,
+        largest=1,
+        smallest=1,
+        tolerance=tolerance,
+        smallest_tolerance=smallest_tolerance,
+        initial=initial,
+        max_products=max_products,
+        seed=seed,
     )
     work += len(choosing) * pairs.products * _PRODUCT
     largest, lowest = pairs.vectors[0], pairs.vectors[-1]
@@ -121,11 +132,13 @@ def probe_surface(
         scale = scale if scale > 0 else (loss_scale or abs(losses[0]) or abs(ritz))
         way, distance, tried = _surest_step(choosing, lowest, math.sqrt(2 * scale / abs(ritz)))
         work += len(choosing) * tried * _FORWARD
+    shorter = [distance * 0.5**power for power in range(_SHORTER)]
     deviations = _deviations(gradients)
     if not whole_loss:
         half.release()
 
-    low_curvatures, high_curvatures, decreases, curved = [], [], [], []
+    low_curvatures, high_curvatures, curved = [], [], []
+    decreases: list[Tensor] = []
     for index, surface in enumerate(testing):
         if not whole_loss:
             losses.append(float(surface.loss()))
@@ -138,8 +151,9 @@ def probe_surface(
             deviation = deviations[index % len(deviations)]
             curved.append(float(surface.space.dot(deviation, surface.hessian_vector_product(deviation))))
             work += _PRODUCT
-        decreases.append(float(_decreases(surface, lowest, [distance])[way, 0]) if distance else 0.0)
-        work += 3 * _FORWARD if distance else 0.0
+        if distance:
+            decreases.append(_decreases(surface, lowest, shorter)[[way, 2]])
+            work += (2 * len(shorter) + 1) * _FORWARD
         if not whole_loss:
             surface.surface.release()
     if not _finite(losses, gradients):
@@ -147,7 +161,7 @@ def probe_surface(
     squared, squared_error, trace = _squared_gradient(half, gradients, batch_size, whole_loss)
     low, low_error = _mean(low_curvatures, whole_loss)
     high, high_error = _mean(high_curvatures, whole_loss)
-    decrease, decrease_error = _mean(decreases, whole_loss)
+    moved, decrease, decrease_error = _tested_step(decreases, shorter, whole_loss)
     loss, loss_error = _mean(losses, whole_loss)
     measurement = Measurement(
         loss=loss,
@@ -163,7 +177,7 @@ def probe_surface(
         lowest_curvature_error=low_error,
         lowest_ritz_value=ritz,
         search_converged=bool(pairs.converged[-1]),
-        escape_distance=-distance if way == 1 else distance,
+        escape_distance=-moved if way == 1 else moved,
         escape_decrease=decrease,
         escape_decrease_error=decrease_error,
         weight_norm=half.weight_norm(),
@@ -206,6 +220,24 @@ def _surest_step(surfaces: Sequence[MetricSurface], direction: Tensor, start: fl
         # Still falling at the end of the line: look on from there.
         distances = [distance * 2.0**power for power in range(5)]
     return way, distance, tried
+
+
+def _tested_step(
+    decreases: Sequence[Tensor], distances: Sequence[float], whole_loss: bool
+) -> tuple[float, float, float]:
+    """Distance, mean decrease and standard error of the surest of a few steps on the half that tests.
+
+    The half that chose overrates the direction and so the distance: on the other half a shorter step may be the right
+    one. The few steps are one step at different scales and nearly one test.
+    """
+    if not decreases:
+        return 0.0, 0.0, 0.0
+    values = torch.stack(list(decreases))  # (surfaces, ways, distances)
+    mean = values.mean(dim=0)
+    error = torch.zeros_like(mean) if whole_loss else values.std(dim=0) / math.sqrt(len(values))
+    sure = torch.where(torch.isfinite(mean - 3 * error), mean - 3 * error, -torch.inf)
+    way, index = divmod(int(sure.argmax()), len(distances))
+    return distances[index], float(mean[way, index]), float(error[way, index])
 
 
 def _deviations(gradients: Sequence[Tensor]) -> list[Tensor]:
