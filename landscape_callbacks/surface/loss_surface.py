@@ -4,13 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from landscape_callbacks.surface.central_difference import Approximation, CentralDifference
+from landscape_callbacks.surface.retained_graph import DoubleBackwardError, RetainedGraph, differentiable, scalar
 from landscape_callbacks.surface.vectors import ParameterSpace, _local
 
-Average = Callable[[Tensor], Tensor]
+DIFFERENTIATIONS = ("auto", "double_backward", "central_difference")
+
+
+class Average(Protocol):
+    """Averages over data-parallel processes; every process calls it in the same order."""
+
+    def agree(self, error: Exception | None) -> None:
+        """Raises on every process when one of them has an error; called before each average."""
+
+    def __call__(self, value: Tensor) -> Tensor:
+        """The mean of a tensor over the processes, in place or not."""
 
 
 class LossSurface:
@@ -27,11 +40,12 @@ class LossSurface:
         closure: Evaluates the loss at the current weights; returns a tensor with one element. It has to be the same function at
             each call: same batch, same dropout mask (or dropout off). Batch-norm buffers that it moves are its own concern.
         parameters: Tensors, or ``(name, tensor)`` pairs as from ``module.named_parameters()``.
-        average: Averages a tensor over data-parallel processes (in place or not) and returns it; applied to every loss,
-            gradient and product. ``None`` on one process.
+        average: Averages over data-parallel processes; applied to every loss, gradient and product. ``None`` on one process.
+        differentiation: ``"double_backward"``, ``"central_difference"`` (of gradients, with a measured error), or ``"auto"``: the
+            first, and the second only where the first raises. Attribute ``approximation`` tells.
 
     Raises:
-        ValueError: When a parameter is complex or there is nothing to differentiate.
+        ValueError: When a parameter is complex, there is nothing to differentiate, or ``differentiation`` is unknown.
 
     Example:
         >>> import torch
@@ -50,14 +64,24 @@ class LossSurface:
     def __init__(
         self,
         closure: Callable[[], Tensor],
-        parameters: Iterable[Tensor] | Iterable[tuple[str, Tensor]],
+        parameters: Iterable[Tensor] | Iterable[tuple[str, Tensor]] | ParameterSpace,
         *,
         average: Average | None = None,
+        differentiation: str = "auto",
     ) -> None:
+        if differentiation not in DIFFERENTIATIONS:
+            raise ValueError(f"differentiation has to be one of {', '.join(DIFFERENTIATIONS)}, got {differentiation!r}.")
         self.closure = closure
         self.space = parameters if isinstance(parameters, ParameterSpace) else ParameterSpace(parameters)
         self.average = average
-        self._graph: _RetainedGraph | None = None
+        self.differentiation = differentiation
+        self._graph: RetainedGraph | None = None
+        self._differences: CentralDifference | None = None
+
+    @property
+    def approximation(self) -> Approximation | None:
+        """How products were approximated; ``None`` when they were exact (or none was taken)."""
+        return None if self._differences is None else self._differences.approximation
 
     @classmethod
     def from_graph(
@@ -73,15 +97,14 @@ class LossSurface:
                 "This surface was made from a live graph and cannot be evaluated again. Give a closure to evaluate other weights."
             )
 
-        surface = cls(closure, parameters, average=average)
-        surface._graph = _RetainedGraph(loss, surface.space)
+        surface = cls(closure, parameters, average=average, differentiation="double_backward")
+        surface._graph = RetainedGraph(loss, surface.space)
         return surface
 
     def loss(self) -> Tensor:
-        """The loss at the current weights: a detached 0-d tensor, loss units."""
+        """The loss at the current weights: a detached 0-d tensor, float64, loss units."""
         graph = self._current_graph()
-        value = graph.loss if graph is not None else self._evaluate()
-        return self._averaged(value.clone())
+        return self._averaged(lambda: graph.loss.clone() if graph is not None else self._evaluate())
 
     def gradient(self, *, retain: bool = True) -> Tensor:
         """The gradient at the current weights: flat, shape (n,), loss units per unit of weight.
@@ -89,11 +112,7 @@ class LossSurface:
         Args:
             retain: Keep the graph for Hessian-vector products. Without it a gradient costs one forward and backward, and no memory after.
         """
-        graph = self._current_graph()
-        if graph is None and not retain:
-            return self._averaged(self.space.flatten(self._plain_gradient()))
-        graph = graph or self._build_graph()
-        return self._averaged(self.space.flatten(graph.gradients))
+        return self._averaged(lambda: self._gradient(retain))
 
     def hessian_vector_product(self, vector: Tensor) -> Tensor:
         """The Hessian at the current weights times a vector, by one double backward (Pearlmutter 1994).
@@ -103,9 +122,12 @@ class LossSurface:
 
         Returns:
             Flat, shape (n,), a new tensor.
+
+        Raises:
+            DoubleBackwardError: With ``differentiation="double_backward"``, when the loss cannot be differentiated twice.
+            InaccurateDifferenceError: When it is approximated and the approximation is bad.
         """
-        graph = self._current_graph() or self._build_graph()
-        return self._averaged(self.space.flatten(graph.product(self.space.split_like_parameters(vector))))
+        return self._averaged(lambda: self._product(vector))
 
     def losses_along(self, direction: Tensor, alphas: Sequence[float] | Tensor) -> Tensor:
         """Losses at ``weights + alpha · direction``.
@@ -117,23 +139,25 @@ class LossSurface:
         Returns:
             float64, shape (len(alphas),), on the CPU. Non-finite losses are returned as they are.
         """
-        distances = [float(alpha) for alpha in alphas]
-        losses = []
-        with self.displaced() as move_to:
-            for alpha in distances:
-                move_to((direction, alpha))
-                losses.append(self._evaluate())
-        return self._gathered(losses)
+        return self._losses_at([[(direction, float(alpha))] for alpha in alphas])
 
     def losses_on_plane(self, first: Tensor, second: Tensor, alphas: Sequence[float], betas: Sequence[float]) -> Tensor:
         """Losses at ``weights + alpha · first + beta · second``: float64, shape (len(betas), len(alphas)), on the CPU."""
-        losses = []
-        with self.displaced() as move_to:
-            for beta in betas:
-                for alpha in alphas:
-                    move_to((first, float(alpha)), (second, float(beta)))
+        points = [[(first, float(alpha)), (second, float(beta))] for beta in betas for alpha in alphas]
+        return self._losses_at(points).reshape(len(betas), len(alphas))
+
+    def _losses_at(self, points: Sequence[Sequence[tuple[Tensor, float]]]) -> Tensor:
+        """Losses at several displacements: averaged over processes and brought to the CPU in one transfer."""
+
+        def evaluate() -> Tensor:
+            losses = []
+            with self.displaced() as move_to:
+                for terms in points:
+                    move_to(*terms)
                     losses.append(self._evaluate())
-        return self._gathered(losses).reshape(len(betas), len(alphas))
+            return torch.stack(losses) if losses else torch.empty(0, dtype=torch.float64)
+
+        return self._averaged(evaluate).cpu()
 
     @contextmanager
     def displaced(self) -> Iterator[Callable[..., None]]:
@@ -170,128 +194,62 @@ class LossSurface:
 
     def _evaluate(self) -> Tensor:
         with torch.no_grad():
-            return _scalar(self.closure()).detach().double()
+            return scalar(self.closure()).detach().double()
 
-    def _current_graph(self) -> _RetainedGraph | None:
-        if self._graph is not None and not self._graph.is_current(self.space):
+    def _gradient(self, retain: bool) -> Tensor:
+        graph = self._current_graph()
+        if graph is None and retain and self._differences is None and self.differentiation != "central_difference":
+            try:
+                graph = self._build_graph()
+            except DoubleBackwardError as error:
+                self._fall_back(error)
+        return self._plain_gradient() if graph is None else self.space.flatten(graph.gradients)
+
+    def _plain_gradient(self) -> Tensor:
+        with torch.inference_mode(False), torch.enable_grad():
+            loss = differentiable(self.closure())
+            return self.space.flatten(torch.autograd.grad(loss, self.space.parameters, allow_unused=True))
+
+    def _product(self, vector: Tensor) -> Tensor:
+        if self._differences is None and self.differentiation != "central_difference":
+            try:
+                graph = self._current_graph() or self._build_graph()
+                return self.space.flatten(graph.product(self.space.split_like_parameters(vector)))
+            except DoubleBackwardError as error:
+                self._fall_back(error)
+        if self._differences is None:
+            self._differences = CentralDifference(self._gradient_at, self.space, "Central differences were asked for")
+        return self._differences.product(vector)
+
+    def _fall_back(self, error: DoubleBackwardError) -> None:
+        if self.differentiation == "double_backward":
+            raise error
+        self.release()
+        self._differences = CentralDifference(self._gradient_at, self.space, str(error))
+
+    def _gradient_at(self, direction: Tensor, alpha: float) -> Tensor:
+        with self.displaced() as move_to:
+            move_to((direction, alpha))
+            return self._plain_gradient()
+
+    def _current_graph(self) -> RetainedGraph | None:
+        if self._graph is not None and not self._graph.is_current():
             self._graph = None
         return self._graph
 
-    def _build_graph(self) -> _RetainedGraph:
+    def _build_graph(self) -> RetainedGraph:
         with torch.inference_mode(False), torch.enable_grad():
-            self._graph = _RetainedGraph(self.closure(), self.space)
+            self._graph = RetainedGraph(self.closure(), self.space)
         return self._graph
 
-    def _gathered(self, losses: list[Tensor]) -> Tensor:
-        """Losses of one line or plane: averaged over processes and brought to the CPU in one transfer."""
-        return self._averaged(torch.stack(losses)).cpu() if losses else torch.empty(0, dtype=torch.float64)
-
-    def _plain_gradient(self) -> Sequence[Tensor | None]:
-        with torch.inference_mode(False), torch.enable_grad():
-            return torch.autograd.grad(_differentiable(self.closure()), self.space.parameters, allow_unused=True)
-
-    def _averaged(self, value: Tensor) -> Tensor:
-        return value if self.average is None else self.average(value)
-
-
-class AverageSurface:
-    """The weighted average of several surfaces over the same parameters, as one surface: a loss over several batches.
-
-    Args:
-        surfaces: At least one, all on the same :class:`ParameterSpace`.
-        weights: One weight a surface, such as the batch sizes; normalised to sum to one. Equal when ``None``.
-
-    Raises:
-        ValueError: Without surfaces, with surfaces on different parameters, or with weights that do not fit.
-    """
-
-    def __init__(self, surfaces: Sequence[LossSurface], weights: Sequence[float] | None = None) -> None:
-        if not surfaces:
-            raise ValueError("AverageSurface needs at least one surface, got none.")
-        self.surfaces = tuple(surfaces)
-        self.space = surfaces[0].space
-        if any([id(p) for p in s.space.parameters] != [id(p) for p in self.space.parameters] for s in surfaces):
-            raise ValueError("The surfaces of an average have to be over the same parameters in the same order.")
-        weights = [1.0] * len(surfaces) if weights is None else [float(weight) for weight in weights]
-        if len(weights) != len(surfaces) or min(weights) < 0 or sum(weights) <= 0:
-            raise ValueError(f"Expected {len(surfaces)} non-negative weights with a positive sum, got {weights}.")
-        self.weights = tuple(weight / sum(weights) for weight in weights)
-
-    def loss(self) -> Tensor:
-        """The average loss: a 0-d tensor."""
-        return self._average([surface.loss() for surface in self.surfaces])
-
-    def gradient(self) -> Tensor:
-        """The average gradient: flat, shape (n,)."""
-        return self._average(surface.gradient() for surface in self.surfaces)
-
-    def hessian_vector_product(self, vector: Tensor) -> Tensor:
-        """The average Hessian times a flat vector of shape (n,)."""
-        return self._average(surface.hessian_vector_product(vector) for surface in self.surfaces)
-
-    def losses_along(self, direction: Tensor, alphas: Sequence[float] | Tensor) -> Tensor:
-        """The average losses along a direction; see :meth:`LossSurface.losses_along`."""
-        return self._average(surface.losses_along(direction, alphas) for surface in self.surfaces)
-
-    def losses_on_plane(self, first: Tensor, second: Tensor, alphas: Sequence[float], betas: Sequence[float]) -> Tensor:
-        """The average losses on a plane; see :meth:`LossSurface.losses_on_plane`."""
-        return self._average(surface.losses_on_plane(first, second, alphas, betas) for surface in self.surfaces)
-
-    def release(self) -> None:
-        """Frees the retained graph of every surface."""
-        for surface in self.surfaces:
-            surface.release()
-
-    def _average(self, values: Iterable[Tensor]) -> Tensor:
-        total: Tensor | None = None
-        for weight, value in zip(self.weights, values, strict=True):
-            total = value.mul(weight) if total is None else total.add_(value, alpha=weight)
-        assert total is not None
-        return total
-
-
-class _RetainedGraph:
-    """A loss with its graph, and the graph of its gradient, at the weights of one moment."""
-
-    def __init__(self, loss: Tensor, space: ParameterSpace) -> None:
-        loss = _differentiable(loss)
-        with torch.inference_mode(False), torch.enable_grad():
-            self.gradients = torch.autograd.grad(loss, space.parameters, create_graph=True, allow_unused=True)
-        self.loss = loss.detach().double()
-        self._parameters = space.parameters
-        self._versions = [parameter._version for parameter in space.parameters]
-        # A gradient that does not depend on any weight (a linear loss) has no graph; its row of the Hessian is zero.
-        self._curved = [i for i, g in enumerate(self.gradients) if g is not None and g.requires_grad]
-
-    def is_current(self, space: ParameterSpace) -> bool:
-        return self._versions == [parameter._version for parameter in space.parameters]
-
-    def product(self, pieces: Sequence[Tensor]) -> Sequence[Tensor | None]:
-        if not self._curved:
-            return [None] * len(self._parameters)
-        return torch.autograd.grad(
-            [self.gradients[i] for i in self._curved],
-            self._parameters,
-            grad_outputs=[pieces[i] for i in self._curved],
-            retain_graph=True,
-            allow_unused=True,
-        )
-
-
-def _differentiable(loss: Tensor) -> Tensor:
-    loss = _scalar(loss)
-    if not loss.requires_grad:
-        raise ValueError(
-            "The closure returned a loss without a graph (requires_grad=False). Compute it from the parameters, without "
-            "torch.no_grad() and without .detach()."
-        )
-    return loss
-
-
-def _scalar(loss: Tensor) -> Tensor:
-    if not isinstance(loss, Tensor) or loss.numel() != 1:
-        received = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"{type(loss).__name__}"
-        raise ValueError(f"The closure has to return a tensor with one element (the loss), got {received}.")
-    if loss.is_complex():
-        raise ValueError("The closure returned a complex loss; return a real one.")
-    return loss.reshape(())
+    def _averaged(self, compute: Callable[[], Tensor]) -> Tensor:
+        """What ``compute`` gives, averaged over processes. One that fails tells the others instead of leaving them to wait."""
+        if self.average is None:
+            return compute()
+        try:
+            value, failure = compute(), None
+        except Exception as error:
+            value, failure = None, error
+        self.average.agree(failure)
+        assert value is not None
+        return self.average(value)

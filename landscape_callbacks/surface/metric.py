@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from landscape_callbacks.surface.loss_surface import AverageSurface, LossSurface
+from landscape_callbacks.surface.average_surface import AverageSurface
+from landscape_callbacks.surface.loss_surface import LossSurface
 
 
 class MetricSurface:

@@ -16,7 +16,8 @@ from landscape_callbacks.surface.curve_shape import (
     convexity_violation,
     curvature_at_zero,
 )
-from landscape_callbacks.surface.loss_surface import AverageSurface, LossSurface
+from landscape_callbacks.surface.average_surface import AverageSurface
+from landscape_callbacks.surface.loss_surface import LossSurface
 from landscape_callbacks.surface.vectors import ParameterSpace
 
 Surface = LossSurface | AverageSurface

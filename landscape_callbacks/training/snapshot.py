@@ -12,7 +12,8 @@ from torch import Tensor
 
 from landscape_callbacks.surface.eigenpairs import Eigenpairs
 from landscape_callbacks.surface.lanczos import extreme_eigenvalues
-from landscape_callbacks.surface.loss_surface import AverageSurface, LossSurface
+from landscape_callbacks.surface.average_surface import AverageSurface
+from landscape_callbacks.surface.loss_surface import LossSurface
 from landscape_callbacks.surface.power_iteration import power_iteration
 from landscape_callbacks.surface.vectors import ParameterSpace
 from landscape_callbacks.training.optimizers import OptimizerDescription, describe_optimizer
