@@ -65,15 +65,17 @@ def curvature_at_zero(curve: LossCurve, rounding: float = 0.0) -> tuple[float, f
 
     Returns:
         The curvature, its numerical error, and the weights of the losses in it, shape (P,). NaN, NaN and ``None`` when
-        0 or its neighbours are missing or not finite; the error is NaN (not known) when there is one pair only.
+        0 or its neighbours are missing or not finite; the error is NaN (not known) with fewer than five points.
     """
     nothing = float("nan"), float("nan"), None
     index = {float(alpha): i for i, alpha in enumerate(curve.alphas) if np.isfinite(curve.losses[i])}
     if 0.0 not in index:
         return nothing
     pairs = [alpha for alpha in sorted(index) if alpha > 0 and -alpha in index][:8]
-    if not pairs:
-        return _one_sided_curvature(curve, index[0.0], rounding)
+    if len(pairs) < 2:
+        uneven = _uneven_curvature(curve, index[0.0], rounding)
+        if uneven[2] is not None or not pairs:
+            return uneven
 
     def difference(step: float) -> Array:
         weights = np.zeros(len(curve.alphas))
@@ -95,8 +97,8 @@ def curvature_at_zero(curve: LossCurve, rounding: float = 0.0) -> tuple[float, f
     return best
 
 
-def _one_sided_curvature(curve: LossCurve, center: int, rounding: float) -> tuple[float, float, Array | None]:
-    """From a quartic through the five points nearest to 0, against the cubic through four of them."""
+def _uneven_curvature(curve: LossCurve, center: int, rounding: float) -> tuple[float, float, Array | None]:
+    """From a quartic through five points around 0 that are not mirrored, against the cubic through four of them."""
     for first, end in curve.runs:
         if first <= center < end and end - first >= 5:
             start = min(max(center - 2, first), end - 5)

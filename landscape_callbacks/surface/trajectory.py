@@ -57,6 +57,7 @@ class Trajectory:
             )
         self.stride = 1
         self.offered = 0
+        self.last_offered = -1
         self.steps: list[int] = []
         self.losses: list[float] = []
         self._rows: list[Tensor] = []
@@ -78,6 +79,7 @@ class Trajectory:
         """
         keep = self.wants_next()
         self.offered += 1
+        self.last_offered = int(step)
         if not keep:
             return False
         vector = self.space.weights() if weights is None else weights.detach()
@@ -107,6 +109,7 @@ class Trajectory:
         return {
             "stride": self.stride,
             "offered": self.offered,
+            "last_offered": self.last_offered,
             "steps": list(self.steps),
             "losses": list(self.losses),
             "rows": list(self._rows),
@@ -115,11 +118,11 @@ class Trajectory:
     def load_state_dict(self, state: dict[str, object]) -> None:
         """Goes on from :meth:`state_dict`."""
         rows, steps, losses = state["rows"], state["steps"], state["losses"]
-        stride, offered = state["stride"], state["offered"]
+        stride, offered, last_offered = state["stride"], state["offered"], state["last_offered"]
         assert isinstance(rows, list) and isinstance(steps, list) and isinstance(losses, list)
-        assert isinstance(stride, int) and isinstance(offered, int)
+        assert isinstance(stride, int) and isinstance(offered, int) and isinstance(last_offered, int)
         self._rows, self.steps, self.losses = list(rows), list(steps), list(losses)
-        self.stride, self.offered = stride, offered
+        self.stride, self.offered, self.last_offered = stride, offered, last_offered
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from landscape_callbacks.training.cadence import Cadence, Clock
+from landscape_callbacks.training.figure_logging import log_figure
 from landscape_callbacks.training.record_writer import RecordWriter
 from landscape_callbacks.training.replay import StepSkipped
 from landscape_callbacks.training.reporting import Report, WarnOnce, current_step, log_scalars, log_text, open_record_writer
@@ -189,6 +190,8 @@ class Coordinator:
                 log_text(trainer, tag, text, step)
             for record in report.records if self._writer is not None else ():
                 self._writer.write(record)
+            for tag, drawing in report.drawings.items():
+                log_figure(trainer, tag, drawing, step)
 
     def is_due(self, trainer: Any, cadence: Cadence, step: int) -> bool:
         """Whether a cadence measures at ``step``: the step has come and the budget allows it, on every rank."""
@@ -196,6 +199,10 @@ class Coordinator:
             return False
         affords = cadence.affords(step, self.clock.training_seconds(time.perf_counter()))
         return affords if trainer.world_size == 1 else bool(trainer.strategy.reduce_boolean_decision(affords, all=True))
+
+    def seconds_per_step(self) -> float:
+        """Mean training time of one step so far, without measurements."""
+        return self.clock.seconds_per_step(time.perf_counter())
 
     def overhead(self) -> float:
         """Share of the run's time that measurements took so far."""

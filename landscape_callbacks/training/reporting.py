@@ -11,6 +11,7 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_only, rank_zero_warn
 
 from landscape_callbacks.records import Record
+from landscape_callbacks.training.figure_logging import Drawing
 from landscape_callbacks.training.record_writer import RecordWriter
 
 
@@ -22,11 +23,13 @@ class Report:
         scalars: Value a metric tag.
         records: Curves, planes and verdicts, for the record file and the Landscape tab.
         texts: Markdown a tag, for loggers that show text.
+        drawings: Figures a tag, drawn on rank zero when they are logged.
     """
 
     scalars: Mapping[str, float] = field(default_factory=dict)
     records: Sequence[Record] = ()
     texts: Mapping[str, str] = field(default_factory=dict)
+    drawings: Mapping[str, Drawing] = field(default_factory=dict)
 
 
 def current_step(trainer: Any) -> int:

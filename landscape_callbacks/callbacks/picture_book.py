@@ -1,0 +1,61 @@
+"""The records of a run that its figures are drawn from, in bounded memory, and when to draw."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from typing import Any
+
+from landscape_callbacks.records import Record, decode, encode
+
+_COLUMNS = 128
+
+
+class PictureBook:
+    """Keeps the latest records of every name, and draws at the 1st, 2nd, 4th, 8th, … measurement and at the end.
+
+    Drawing takes a quarter of a second a figure and TensorBoard keeps ten images a tag, so pictures are rare and each
+    shows the whole run. When 128 records of a name are reached, every second one is dropped; the first and the latest
+    stay.
+    """
+
+    def __init__(self) -> None:
+        self.records: dict[str, list[Record]] = {}
+        self.measurements = 0
+        self._drawn = 0
+
+    def add(self, records: Sequence[Record]) -> None:
+        """Takes in the records of one measurement."""
+        for record in records:
+            own = self.records.setdefault(record.name, [])
+            if len(own) >= _COLUMNS:
+                own[1:-1] = own[2:-1:2]
+            own.append(record)
+        self.measurements += bool(records)
+
+    def is_due(self) -> bool:
+        """Whether this is the 1st, 2nd, 4th, … measurement."""
+        return self.measurements > self._drawn and self.measurements & (self.measurements - 1) == 0
+
+    def is_behind(self) -> bool:
+        """Whether something was measured since the last drawing."""
+        return self.measurements > self._drawn
+
+    def drawn(self) -> None:
+        """Takes down that all was drawn."""
+        self._drawn = self.measurements
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values; see :meth:`load_state_dict`."""
+        lines = {name: [encode(record) for record in records] for name, records in self.records.items()}
+        return {"records": lines, "measurements": self.measurements}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues the pictures of a run that was interrupted."""
+        self.records = {name: [decode(line) for line in lines] for name, lines in state["records"].items()}
+        self.measurements = self._drawn = int(state["measurements"])
+
+
+def can_draw() -> bool:
+    """Whether matplotlib is installed."""
+    return importlib.util.find_spec("matplotlib") is not None
