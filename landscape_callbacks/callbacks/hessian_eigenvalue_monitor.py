@@ -33,6 +33,7 @@ class HessianEigenvalueMonitor(Monitor):
     ``hessian/<name>_error``               error bound of the value it stands beside
     ``hessian/trace``, ``…/trace_error``   with ``trace``: Hutch++ and its standard error
     ``hessian/products``                   Hessian-vector products spent, each about two forward and backward passes
+    ``hessian/approximation_error``        only where products are approximate: their estimated relative error
     ``stability/ratio``                    curvature that the optimizer sees, over its limit: 1 is the edge of stability
     =====================================  ================================================================================
 
@@ -54,6 +55,8 @@ class HessianEigenvalueMonitor(Monitor):
         parameters: Regular expression on parameter names (``re.search``); ``None``: all trainable parameters.
         loss_fn: Called as ``loss_fn(pl_module, batch) -> scalar`` instead of replaying ``training_step``.
         eval_mode: Dropout off, batch-norm statistics frozen while measuring.
+        differentiation: ``"double_backward"``, ``"central_difference"`` of gradients, or ``"auto"``: the second only where the first raises, which is
+            warned about once and marked by ``hessian/approximation_error``.
         verbose: Print a line a measurement (rank zero).
 
     Raises:
@@ -82,6 +85,7 @@ class HessianEigenvalueMonitor(Monitor):
         parameters: str | None = None,
         loss_fn: LossFunction | None = None,
         eval_mode: bool = False,
+        differentiation: str = "auto",
         verbose: bool = False,
     ) -> None:
         name = type(self).__name__
@@ -92,6 +96,7 @@ class HessianEigenvalueMonitor(Monitor):
             loss_fn=loss_fn,
             eval_mode=eval_mode,
             batches=batches,
+            differentiation=differentiation,
             verbose=verbose,
         )
         self.request = EigenRequest(
@@ -140,6 +145,7 @@ class HessianEigenvalueMonitor(Monitor):
                     "preconditioned": optimizer is not None and optimizer.preconditioner is not None,
                     "converged": all(pairs.converged),
                     "products": products,
+                    "approximation_error": None if snapshot.surface.approximation is None else snapshot.surface.approximation.relative_error,
                 },
             )
         ]
@@ -148,6 +154,14 @@ class HessianEigenvalueMonitor(Monitor):
             products += density.products
             records.append(Record("density", "hessian", snapshot.step, {"grid": density.grid.numpy(), "density": density.density.numpy()}))
         scalars["hessian/products"] = float(products)
+        if (approximation := snapshot.surface.approximation) is not None:
+            scalars["hessian/approximation_error"] = approximation.relative_error
+            self.coordinator.warn(
+                "approximation",
+                f"{type(self).__name__}: eigenvalues are approximate. {approximation.reason}; products are central differences of gradients at a "
+                f"distance of {approximation.step:.2g}, off by about {approximation.relative_error:.1g} of their norm "
+                "(logged as hessian/approximation_error).",
+            )
         if self.verbose:
             edge = "" if ratio is None else f", stability ratio {ratio:.3f}"
             pl_module.print(f"step {snapshot.step}: largest eigenvalue {float(pairs.values[0]):.4g} ± {float(pairs.errors[0]):.1g}{edge}")

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from landscape_callbacks.surface.loss_surface import DIFFERENTIATIONS
 from landscape_callbacks.training import compatibility
 from landscape_callbacks.training.cadence import Cadence
 from landscape_callbacks.training.coordinator import Coordinator
@@ -28,6 +29,7 @@ class Monitor(Callback):
         loss_fn: Called as ``loss_fn(pl_module, batch) -> scalar`` instead of replaying ``training_step``.
         eval_mode: Dropout off, batch-norm statistics frozen while measuring.
         batches: Batches to average over: the last ones that passed by. The loader is never touched.
+        differentiation: ``"double_backward"``, ``"central_difference"``, or ``"auto"``: the second only where the first fails.
         verbose: Print a line a measurement (rank zero).
 
     Raises:
@@ -46,6 +48,7 @@ class Monitor(Callback):
         loss_fn: LossFunction | None = None,
         eval_mode: bool = False,
         batches: int = 1,
+        differentiation: str = "auto",
         verbose: bool = False,
     ) -> None:
         name = type(self).__name__
@@ -56,6 +59,7 @@ class Monitor(Callback):
             loss_fn=compatibility.require_callable(name, "loss_fn", loss_fn),
             eval_mode=bool(eval_mode),
             batches=compatibility.require_positive_int(name, "batches", batches),
+            differentiation=compatibility.require_choice(name, "differentiation", differentiation, DIFFERENTIATIONS),
         )
         self.verbose = bool(verbose)
         self.cadence = Cadence(self.every_n_steps, self.max_overhead)

@@ -16,6 +16,7 @@ from landscape_callbacks.surface.average_surface import AverageSurface
 from landscape_callbacks.surface.loss_surface import LossSurface
 from landscape_callbacks.surface.power_iteration import power_iteration
 from landscape_callbacks.surface.vectors import ParameterSpace
+from landscape_callbacks.training.distributed import rank_average
 from landscape_callbacks.training.optimizers import OptimizerDescription, describe_optimizer
 from landscape_callbacks.training.replay import LossFunction, Replay
 
@@ -29,12 +30,14 @@ class SurfaceSettings:
         loss_fn: Loss instead of the replayed training step.
         eval_mode: Dropout off, batch-norm statistics frozen.
         batches: Last batches to average over.
+        differentiation: How products are taken; see :class:`LossSurface`.
     """
 
     parameters: str | None = None
     loss_fn: LossFunction | None = None
     eval_mode: bool = False
     batches: int = 1
+    differentiation: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -243,7 +246,13 @@ def open_snapshot(
     """A snapshot by replay of the training step; its graph is freed and every trace undone at the end of the block."""
     space = select_parameters(pl_module, settings.parameters)
     with Replay(trainer, pl_module, loss_fn=settings.loss_fn, eval_mode=settings.eval_mode) as replay:
-        surfaces = [LossSurface(replay.closure(seen.batch, seen.index), space) for seen in batches]
+        average = rank_average(trainer)
+        surfaces = [
+            LossSurface(
+                replay.closure(seen.batch, seen.index), space, average=average, differentiation=settings.differentiation
+            )
+            for seen in batches
+        ]
         surface = surfaces[0] if len(surfaces) == 1 else AverageSurface(surfaces, [seen.samples for seen in batches])
         try:
             yield Snapshot(surface, batches, step, trainer.optimizers, warm_starts)
@@ -262,7 +271,8 @@ def live_snapshot(
     warm_starts: WarmStarts,
 ) -> Iterator[Snapshot]:
     """A snapshot on the graph of the training step itself, before its backward: no second forward, and no other weights."""
-    surface = LossSurface.from_graph(loss, select_parameters(pl_module, settings.parameters))
+    space = select_parameters(pl_module, settings.parameters)
+    surface = LossSurface.from_graph(loss, space, average=rank_average(trainer))
     try:
         yield Snapshot(surface, [seen], step, trainer.optimizers, warm_starts)
     finally:
