@@ -7,6 +7,10 @@ from typing import Any
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
+from landscape_callbacks.callbacks.learning_rate_actions import carry_out, current_rates, other_controllers, peak_rates
+from landscape_callbacks.callbacks.loss_watch import LossWatch
+from landscape_callbacks.callbacks.metric_watch import MetricWatch
+from landscape_callbacks.callbacks.probing import LEAST_BATCHES, Look, look_at
 from landscape_callbacks.diagnosis.learning_rate_policy import (
     POLICIES,
     LearningRatePolicy,
@@ -15,28 +19,40 @@ from landscape_callbacks.diagnosis.learning_rate_policy import (
     PolicyState,
     decide,
 )
-from landscape_callbacks.diagnosis.trend import LossTrend
-from landscape_callbacks.records import Record
+from landscape_callbacks.diagnosis.trend import Trend
 from landscape_callbacks.training.compatibility import require_choice, require_positive, require_positive_int
-from landscape_callbacks.training.learning_rate import (
-    learning_rates,
-    peak_learning_rates,
-    plateau_schedulers,
-    scale_learning_rate,
-    unknown_schedulers,
-)
+from landscape_callbacks.training.gated_cadence import GatedCadence
 from landscape_callbacks.training.lightning_namespace import MisconfigurationException, module_of
-from landscape_callbacks.training.loss_history import LossHistory, loss_of_outputs
+from landscape_callbacks.training.loss_history import loss_of_outputs
 from landscape_callbacks.training.monitor import Monitor
+from landscape_callbacks.training.replay import LossFunction
 from landscape_callbacks.training.reporting import Report, current_step
+from landscape_callbacks.training.snapshot import Snapshot
+
+_LOSS_HORIZON, _READING_HORIZON = 1000, 100
+_UNASKED_SHARE = 0.1  # of the samples trained on, that probes may cost which nothing asked for
 
 
 class PlateauLearningRateAdjuster(Monitor):
     """Adjusts the learning rate when training has reached a plateau, and says why.
 
     ``ReduceLROnPlateau`` cuts when the loss has not improved for a while, which is what every noisy or slow phase looks
-    like. This callback cuts only where the *upper* confidence bound of the decrease is too small to wait for. With
-    ``policy="trend"`` that is all: one statistical test on the loss. All learning rates are multiplied by one factor,
+    like. This callback cuts only where the *upper* confidence bound of the decrease is too small to wait for.
+
+    With ``policy="trend"`` that is all: one statistical test on the loss. With ``policy="diagnose"`` a plateau, a rise
+    of the loss, or a long time without either has the loss surface probed on recent batches, and the verdict decides:
+
+    ==============================  ==================================================================================
+    verdict                         what happens
+    ==============================  ==================================================================================
+    noise floor                     cut, if that wins more than going on can (upper bound of the coming decrease)
+    strict saddle, step too small   raise toward half of the largest stable rate, at most tenfold at once
+    unstable                        cut to half of the largest stable rate
+    flat                            warn
+    others                          nothing
+    ==============================  ==================================================================================
+
+    A raise after which the loss ends above where it was is taken back. All learning rates are multiplied by one factor,
     in the optimizer and in every scheduler, so that the rest of the schedule keeps its shape and a checkpoint holds the
     change by itself.
 
@@ -46,7 +62,7 @@ class PlateauLearningRateAdjuster(Monitor):
     Args:
         monitor: Metric to watch, as in ``ReduceLROnPlateau``; read after each validation that logs it, else after each
             epoch. ``None``: the training loss of every step, which tells sooner.
-        policy: ``"trend"``.
+        policy: ``"diagnose"`` or ``"trend"``.
         factor: What a cut multiplies the learning rate by.
         cooldown: Optimizer steps after an action in which no other is taken.
         min_lr: No group's learning rate is cut below this.
@@ -55,6 +71,15 @@ class PlateauLearningRateAdjuster(Monitor):
         max_actions: Most actions in a run.
         horizon: A plateau is where the loss falls by too little in this many steps (or readings of ``monitor``).
             ``None``: 1000 steps, or 100 readings.
+        full_batch: Whether every step sees the whole training set, so that probes have no sampling error. ``None``:
+            when an epoch has one batch.
+        every_n_steps: Smallest distance of two probes (optimizer steps).
+        max_overhead: Share of training time that probes may take; ``None``: no budget, so that decisions do not depend
+            on the speed of the machine.
+        batches: Recent batches that a probe looks at: half of them choose directions, half test.
+        parameters: Regular expression on parameter names (``re.search``); ``None``: all trainable parameters.
+        loss_fn: Called as ``loss_fn(pl_module, batch) -> scalar`` instead of replaying ``training_step``.
+        eval_mode: Dropout off, batch-norm statistics frozen while probing.
         verbose: Say also why nothing was done (rank zero).
 
     Raises:
@@ -68,13 +93,14 @@ class PlateauLearningRateAdjuster(Monitor):
         >>> trainer = Trainer(callbacks=[adjuster], logger=False, enable_checkpointing=False)
     """
 
-    measures_snapshots = False
+    needs_other_weights = True
+    cadence: GatedCadence
 
     def __init__(
         self,
         *,
         monitor: str | None = None,
-        policy: str = "trend",
+        policy: str = "diagnose",
         factor: float = 0.5,
         cooldown: int = 100,
         min_lr: float = 0.0,
@@ -82,6 +108,13 @@ class PlateauLearningRateAdjuster(Monitor):
         mode: str = "min",
         max_actions: int = 10,
         horizon: int | None = None,
+        full_batch: bool | None = None,
+        every_n_steps: int = 100,
+        max_overhead: float | None = 0.05,
+        batches: int = 16,
+        parameters: str | None = None,
+        loss_fn: LossFunction | None = None,
+        eval_mode: bool = False,
         verbose: bool = False,
     ) -> None:
         name = type(self).__name__
@@ -98,17 +131,32 @@ class PlateauLearningRateAdjuster(Monitor):
             raise MisconfigurationException(f"{name}: {error}") from error
         self.monitor = monitor
         self.mode = require_choice(name, "mode", mode, ("min", "max"))
-        default_horizon = 1000 if monitor is None else 100
+        default_horizon = _LOSS_HORIZON if monitor is None else _READING_HORIZON
         self.horizon = default_horizon if horizon is None else require_positive_int(name, "horizon", horizon)
-        super().__init__(every_n_steps=1, max_overhead=None, verbose=verbose)
+        self.full_batch = full_batch
+        self.measures_snapshots = policy == "diagnose"
+        super().__init__(
+            every_n_steps=every_n_steps,
+            max_overhead=max_overhead,
+            parameters=parameters,
+            loss_fn=loss_fn,
+            eval_mode=eval_mode,
+            batches=require_positive_int(name, "batches", batches, minimum=LEAST_BATCHES),
+            verbose=verbose,
+        )
         self._start_over()
 
     def _start_over(self) -> None:
         self.state = PolicyState()
-        self.trend = LossTrend(horizon=self.horizon)
-        self._history = LossHistory()
+        self.history: list[tuple[int, PolicyDecision]] = []
+        self.probe_cost = 0.0
+        self.cadence = GatedCadence(self.every_n_steps, self.max_overhead)
+        self.watch = LossWatch(self.horizon if self.monitor is None else _LOSS_HORIZON)
+        self.metric = None if self.monitor is None else MetricWatch(self.monitor, self.mode, self.horizon)
         self._batch_has_loss = False
-        self._read_after: str | None = None
+        self._look: Look | None = None
+        self._cut_gain: float | None = None
+        self._state_of_trend = "undetermined"
         self._last_reason = ""
 
     @property
@@ -125,131 +173,134 @@ class PlateauLearningRateAdjuster(Monitor):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Warns where something else steers the learning rate too."""
         super().on_train_start(trainer, pl_module)
-        schedulers = _schedulers(trainer)
-        if any(plateau_schedulers(optimizer, schedulers) for optimizer in trainer.optimizers):
-            rank_zero_warn(
-                f"{type(self).__name__} and a ReduceLROnPlateau scheduler both act on plateaus. Each sees the other's "
-                "changes as its own; take one of them out."
-            )
+        for sentence in other_controllers(trainer):
+            rank_zero_warn(f"{type(self).__name__}: {sentence}")
         others = [other for other in trainer.callbacks if isinstance(other, PlateauLearningRateAdjuster)]
         if len(others) > 1 and others[0] is self:
             rank_zero_warn(f"{len(others)} {type(self).__name__} callbacks act on the same learning rate; keep one.")
-        unknown = unknown_schedulers(schedulers)
-        if unknown:
-            rank_zero_warn(
-                f"{type(self).__name__} does not know {', '.join(unknown)} (no torch LRScheduler). If it computes "
-                "the learning rate from numbers of its own, it will undo what is done here."
-            )
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Any) -> None:
         """Takes the loss where ``training_step`` steps the optimizers itself."""
         super().on_before_backward(trainer, pl_module, loss)
-        if self.monitor is None and not pl_module.automatic_optimization and not self._batch_has_loss:
+        if not pl_module.automatic_optimization and not self._batch_has_loss:
             self._batch_has_loss = True
             scaler = getattr(trainer.precision_plugin, "scaler", None)
-            self._history.add(loss if scaler is None else loss.detach() / scaler.get_scale(), steps=True)
+            self.watch.add(loss if scaler is None else loss.detach() / scaler.get_scale(), steps=True)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Begins a batch."""
+        """Begins a batch, with a probe if one is due."""
         self._batch_has_loss = False
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+        if self._look is not None:
+            self._decide(trainer)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Takes the loss of the step, and looks at the trend when a block of losses is complete."""
-        if self.monitor is not None:
-            return
+        """Takes the loss of the step, and decides when a block of losses is complete."""
         loss = loss_of_outputs(outputs) if pl_module.automatic_optimization else None
-        steps = not trainer.fit_loop.epoch_loop._should_accumulate()
         if loss is not None:
-            self._history.add(loss, steps=steps)
-        if self._history.is_full():
-            self._look(trainer, self._history.take(trainer))
+            self.watch.add(loss, steps=not trainer.fit_loop.epoch_loop._should_accumulate())
+        if self.watch.update(trainer) or self._look is not None:
+            self._decide(trainer)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Reads the monitored metric, where validation logs it."""
-        if self.monitor is None or trainer.sanity_checking or trainer.state.fn != "fit":
-            return
-        if self._read_after is None and self.monitor in trainer.callback_metrics:
-            self._read_after = "validation"
-        if self._read_after == "validation":
-            self._read(trainer)
+        fitting = trainer.state.fn == "fit" and not trainer.sanity_checking
+        if self.metric is not None and fitting and self.metric.read(trainer, "validation"):
+            self._decide(trainer)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Reads the monitored metric, where training logs it."""
-        if self.monitor is None or self._read_after == "validation":
+        if self.metric is None:
             return
-        if self.monitor in trainer.callback_metrics:
-            self._read_after = "epoch"
-            self._read(trainer)
-        else:
-            self.coordinator.warn(
-                f"{type(self).__name__} monitor",
-                f"{type(self).__name__} watches {self.monitor!r}, which is not among the logged metrics "
-                f"({', '.join(sorted(trainer.callback_metrics)) or 'none'}). Log it, or set monitor=None for the loss.",
-            )
+        if self.metric.read(trainer, "epoch"):
+            self._decide(trainer)
+        missing = self.metric.is_missing(trainer)
+        if missing is not None:
+            self.coordinator.warn(f"{type(self).__name__} monitor", f"{type(self).__name__} {missing}")
 
-    def _read(self, trainer: Any) -> None:
-        if self.monitor in trainer.callback_metrics:
-            self._history.add(trainer.callback_metrics[self.monitor], steps=True)
-            self._look(trainer, self._history.take(trainer))
-
-    def _look(self, trainer: Any, losses: list[float]) -> None:
-        if self.mode == "max":
-            losses = [-loss for loss in losses]
-        self.trend.update_many(losses)
-        trend = self.trend.report()
-        schedulers = _schedulers(trainer)
-        evidence = PolicyEvidence(
-            step=current_step(trainer),
-            trend=trend.state,
-            learning_rates=tuple(rate for optimizer in trainer.optimizers for rate in learning_rates(optimizer)),
-            peak_learning_rates=tuple(
-                rate for optimizer in trainer.optimizers for rate in peak_learning_rates(optimizer, schedulers)
-            ),
-            loss=math.fsum(losses) / len(losses),
-            decrease_bound=trend.upper(),
+    def measure(self, trainer: Any, pl_module: Any, snapshot: Snapshot) -> Report:
+        """Probes the surface; what follows from it is decided after the snapshot is closed."""
+        full_batch = self.full_batch
+        if full_batch is None:
+            full_batch = trainer.num_training_batches == 1 and trainer.world_size == 1
+        look = look_at(
+            trainer, snapshot, self.watch.trend.report(), initial_loss=self.watch.initial, full_batch=full_batch
         )
+        if isinstance(look, str):
+            self.coordinator.warn(f"{type(self).__name__} {look}", f"{type(self).__name__} could not tell: {look}")
+            return Report()
+        self._look = look
+        self.probe_cost += look.verdict.cost
+        a_step = snapshot.batches[-1].samples * trainer.accumulate_grad_batches * trainer.world_size
+        self.cadence.unasked_from = math.ceil(self.probe_cost / (_UNASKED_SHARE * a_step))
+        return Report({"learning_rate/probe_cost": self.probe_cost})
+
+    def _decide(self, trainer: Any) -> None:
+        trend = self.watch.trend.report()
+        look, self._look = self._look, None
+        if look is not None:
+            self._cut_gain = look.cut_gain if look.verdict.label == "noise floor" else None
+        elif trend.state != "plateau":
+            self._cut_gain = None
+        evidence = self._evidence(trainer, trend, look)
         self.state, decision = decide(self.policy, self.state, evidence)
         if decision.acts:
-            self._scale(trainer, decision)
+            self._act(trainer, decision, look.verdict.sentence if look is not None else "")
         elif decision.action == "warn":
             self.coordinator.warn(f"{type(self).__name__} {decision.reason}", decision.reason)
         elif self.verbose and decision.reason != self._last_reason:
             self._say(trainer, f"step {evidence.step}: {decision.reason}")
         self._last_reason = decision.reason
+        if look is not None:
+            self.watch.settle()
+        elif self.watch.blew_up:
+            # Looking again at every step of a loss that stays high would tell the same at great cost.
+            waited = evidence.step - self.cadence.last_step >= self.every_n_steps // 8
+            self.cadence.request(at_once=waited or self.probe_cost == 0.0)
+        elif evidence.trend != self._state_of_trend and evidence.trend in ("plateau", "rising"):
+            self.cadence.request()
+        self._state_of_trend = evidence.trend
+
+    def _evidence(self, trainer: Any, trend: Trend, look: Look | None) -> PolicyEvidence:
+        watched = trend if self.metric is None else self.metric.trend.report()
+        known: dict[str, Any] = {}
+        if look is not None:
+            known = {"verdict": look.verdict.label, "largest_stable_rate": look.largest_stable_rate}
+        if self._cut_gain is not None:
+            # What a cut wins was measured by the probe; what going on can win is known better with every block.
+            known |= {"verdict": "noise floor", "cut_gain": self._cut_gain}
+        if watched.state == "plateau" or self._cut_gain is not None:
+            bound = (watched if self.policy.policy == "trend" else trend).upper()
+            known["decrease_bound"] = bound if math.isfinite(bound) else math.inf
+        return PolicyEvidence(
+            step=current_step(trainer),
+            trend=watched.state,
+            learning_rates=current_rates(trainer),
+            peak_learning_rates=peak_rates(trainer),
+            loss=None if trend.steps == 0 else self.watch.level,
+            loss_noise=self.watch.noise,
+            **known,
+        )
 
     def revert(self, trainer: Any) -> None:
         """Undoes all actions: learning rates, and the rest of their schedules, become what they would be without."""
         if self.state.scale != 1.0:
             factor = 1.0 / self.state.scale
             self.state = PolicyState(actions=self.state.actions, last_step=current_step(trainer))
-            self._scale(trainer, PolicyDecision("revert", factor, "All actions are undone on request."))
+            self._act(trainer, PolicyDecision("revert", factor, "All actions are undone on request."), "")
 
-    def _scale(self, trainer: Any, decision: PolicyDecision) -> None:
+    def _act(self, trainer: Any, decision: PolicyDecision, verdict: str) -> None:
         step = current_step(trainer)
-        schedulers = _schedulers(trainer)
-        before = [learning_rates(optimizer) for optimizer in trainer.optimizers]
-        for optimizer in trainer.optimizers:
-            scale_learning_rate(optimizer, decision.factor, schedulers)
-        # What the loss did at another learning rate says nothing about what it will do at this one.
-        self.trend.restart()
-        self._history.clear()
         sentence = f"step {step}: {decision.reason} Action {self.state.actions} of {self.policy.max_actions}."
+        report = carry_out(trainer, decision, scale=self.state.scale, sentence=sentence, verdict=verdict)
+        # What the loss did at another learning rate says nothing about what it will do at this one.
+        self.watch.restart()
+        if self.metric is not None:
+            self.metric.trend.restart()
+        self.cadence.reset(step)
+        self._cut_gain = None
+        self.history.append((step, decision))
         self._say(trainer, sentence)
-        info = {
-            "action": decision.action,
-            "factor": decision.factor,
-            "scale": self.state.scale,
-            "reason": decision.reason,
-            "learning_rates_before": before,
-            "learning_rates": [learning_rates(optimizer) for optimizer in trainer.optimizers],
-            **decision.info,
-        }
-        report = Report(
-            scalars={"learning_rate/scale": self.state.scale},
-            records=[Record("action", "learning_rate", step, {}, info)],
-            texts={"learning_rate/action": sentence},
-        )
         self.coordinator.log(trainer, report, step)
 
     def _say(self, trainer: Any, sentence: str) -> None:
@@ -260,19 +311,20 @@ class PlateauLearningRateAdjuster(Monitor):
         return {
             **super().state_dict(),
             "policy": self.state._asdict(),
-            "trend": self.trend.state_dict(),
-            "losses": self._history.state_dict(),
-            "read_after": self._read_after,
+            "watch": self.watch.state_dict(),
+            "metric": None if self.metric is None else self.metric.state_dict(),
+            "cut_gain": self._cut_gain,
+            "state_of_trend": self._state_of_trend,
+            "probe_cost": self.probe_cost,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continues an interrupted run. No learning rate is changed: those of the checkpoint are changed already."""
         super().load_state_dict(state_dict)
         self.state = PolicyState(**state_dict["policy"])
-        self.trend.load_state_dict(state_dict["trend"])
-        self._history.load_state_dict(state_dict["losses"])
-        self._read_after = state_dict["read_after"]
-
-
-def _schedulers(trainer: Any) -> list[Any]:
-    return [config.scheduler for config in trainer.lr_scheduler_configs]
+        self.watch.load_state_dict(state_dict["watch"])
+        if self.metric is not None:
+            self.metric.load_state_dict(state_dict["metric"])
+        self._cut_gain = state_dict["cut_gain"]
+        self._state_of_trend = state_dict["state_of_trend"]
+        self.probe_cost = float(state_dict["probe_cost"])

@@ -32,7 +32,7 @@ class LearningRatePolicy:
             bounds it.
         max_actions: Most actions in a run. Reverts do not count: they are what makes an action safe.
         stable_share: Share of the largest stable rate that raises and cuts aim at; ½ is 1/λ for gradient descent.
-        max_raise: Largest factor of one raise.
+        max_raise: Largest factor of one raise, but where steps are too small to show.
         min_raise: Raises by less than this are not worth their risk.
 
     Raises:
@@ -244,7 +244,8 @@ def _cut_below_limit(policy: LearningRatePolicy, evidence: PolicyEvidence) -> Po
 
 
 def _raise_toward_limit(policy: LearningRatePolicy, state: PolicyState, evidence: PolicyEvidence) -> PolicyDecision:
-    name = str(evidence.verdict).capitalize()
+    verdict = evidence.verdict or ""
+    name = verdict.capitalize()
     rate, limit = max(evidence.learning_rates), evidence.largest_stable_rate
     if limit is None or math.isnan(limit):
         return _hold(f"{name}, but the largest stable learning rate of this optimizer is not known.")
@@ -252,7 +253,8 @@ def _raise_toward_limit(policy: LearningRatePolicy, state: PolicyState, evidence
         return _hold(f"{name}, but the schedule holds the learning rate at zero now.")
     bounds = {
         f"{policy.stable_share:g} of the largest stable rate {limit:.3g}": policy.stable_share * limit / rate,
-        f"a factor {policy.max_raise:g} a raise": policy.max_raise,
+        # Steps that do not show are no measure of a cautious raise; elsewhere the surface changes with the rate.
+        f"a factor {policy.max_raise:g} a raise": math.inf if verdict == "step too small" else policy.max_raise,
         "the height at which an earlier raise had to be reverted": state.ceiling / state.scale,
     }
     if policy.max_lr is not None:

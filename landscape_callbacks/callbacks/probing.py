@@ -1,0 +1,128 @@
+"""From a snapshot and the trend of the loss to a verdict: what a probe needs to know of the trainer."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from landscape_callbacks.diagnosis.gains import gains
+from landscape_callbacks.diagnosis.measurement import Situation
+from landscape_callbacks.diagnosis.stability import curvature_limit, effective_learning_rate
+from landscape_callbacks.diagnosis.stationarity import diagnose
+from landscape_callbacks.diagnosis.trend import Trend
+from landscape_callbacks.diagnosis.verdict import Verdict
+from landscape_callbacks.surface.probe import Probe, probe_surface
+from landscape_callbacks.training.snapshot import Snapshot
+
+LEAST_BATCHES = 4
+
+
+@dataclass(frozen=True)
+class Look:
+    """A probe, how training stood, and the verdict on both.
+
+    Attributes:
+        probe: What was measured, and the directions that it is about.
+        situation: How training stood.
+        verdict: The verdict.
+    """
+
+    probe: Probe
+    situation: Situation
+    verdict: Verdict
+
+    @property
+    def largest_stable_rate(self) -> float:
+        """The learning rate at which steps stop contracting here; infinity when no positive curvature bounds it."""
+        curvature = self.probe.measurement.largest_curvature
+        if math.isnan(curvature):
+            return math.nan
+        return (
+            self.situation.learning_rate * self.situation.curvature_limit / curvature if curvature > 0.0 else math.inf
+        )
+
+    @property
+    def cut_gain(self) -> float:
+        """What cutting the learning rate to zero would win, loss units: how high noise holds the loss up."""
+        unit = self.situation.scale(self.probe.measurement)
+        return gains(self.probe.measurement, self.situation).cut * (unit if unit > 0.0 else 1.0)
+
+
+def look_at(
+    trainer: Any,
+    snapshot: Snapshot,
+    trend: Trend,
+    *,
+    initial_loss: float,
+    full_batch: bool,
+    initial: Tensor | None = None,
+) -> Look | str:
+    """Probes the surface and gives the verdict.
+
+    Args:
+        trainer: The trainer, for the steps that are left and the samples of a step.
+        snapshot: The surface on recent batches; of those, the ones of the most common size are used.
+        trend: The trend of the training loss so far.
+        initial_loss: The loss at the start of the run.
+        full_batch: Whether every step sees the whole training set, so that there are no sampling errors.
+        initial: Where the search for the lowest eigenvalue starts.
+
+    Returns:
+        The look, or a sentence that says why there is none.
+    """
+    optimizer = snapshot.optimizer()
+    if optimizer is None:
+        return "Several optimizers move the measured parameters; choose those of one by parameters=..."
+    if optimizer.why_not is not None:
+        return optimizer.why_not
+    if not optimizer.learning_rate:
+        return "The learning rate is zero now."
+    surfaces, samples = list(snapshot.surfaces), snapshot.batches[-1].samples
+    if full_batch:
+        surfaces = surfaces[-1:]
+    else:
+        # Errors are those of plain means over equal microbatches; the short last batch of an epoch is left out.
+        samples = Counter(seen.samples for seen in snapshot.batches).most_common(1)[0][0]
+        surfaces = [s for s, seen in zip(surfaces, snapshot.batches, strict=True) if seen.samples == samples]
+        if len(surfaces) < LEAST_BATCHES:
+            return f"Only {len(surfaces)} batches of {samples} samples passed by so far; a probe needs {LEAST_BATCHES}."
+    probe = probe_surface(
+        surfaces,
+        samples,
+        whole_loss=full_batch,
+        loss_scale=abs(initial_loss) if initial_loss else None,
+        preconditioner=optimizer.preconditioner,
+        weight_decay=optimizer.coupled_decay,
+        initial=initial,
+        seed=snapshot.step,
+    )
+    measurement = probe.measurement
+    if full_batch and math.isnan(measurement.loss_spread) and math.isfinite(initial_loss):
+        # One batch tells nothing of the spread over samples. Losses start at a few times their spread.
+        probe = replace(probe, measurement=replace(measurement, loss_spread=0.1 * abs(initial_loss)))
+    form = optimizer.stability_form
+    situation = Situation(
+        learning_rate=optimizer.learning_rate,
+        effective_learning_rate=effective_learning_rate(learning_rate=optimizer.learning_rate, **form),
+        batch_size=math.inf if full_batch else samples * trainer.accumulate_grad_batches * trainer.world_size,
+        curvature_limit=curvature_limit(learning_rate=optimizer.learning_rate, **form),
+        trend=trend,
+        initial_loss=initial_loss,
+        steps_left=steps_left(trainer),
+    )
+    return Look(probe, situation, diagnose(probe.measurement, situation))
+
+
+def steps_left(trainer: Any) -> int | None:
+    """Optimizer steps until the run ends by its own settings; ``None`` when only something else ends it."""
+    ends = []
+    if trainer.max_steps >= 0:
+        ends.append(trainer.max_steps - trainer.global_step)
+    if trainer.max_epochs is not None and trainer.max_epochs >= 0 and math.isfinite(trainer.num_training_batches):
+        an_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+        ends.append(trainer.max_epochs * an_epoch - trainer.fit_loop.epoch_loop._batches_that_stepped)
+    return max(int(min(ends)), 0) if ends else None
