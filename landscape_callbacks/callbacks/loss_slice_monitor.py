@@ -223,7 +223,8 @@ class LossSliceMonitor(Monitor):
         """Draws the whole run."""
         if self.book.is_behind():
             step = current_step(trainer)
-            with self.coordinator.timed(trainer, [self.cadence], step):
+            # On no cadence: it is not a measurement, and a resumed run has to go on at the step it would have.
+            with self.coordinator.timed(trainer, [], step):
                 self.coordinator.log(trainer, Report(drawings=self._drawings()), step)
         super().on_train_end(trainer, pl_module)
 
