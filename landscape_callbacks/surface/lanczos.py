@@ -16,10 +16,10 @@ from landscape_callbacks.surface.vectors import ParameterSpace
 # Basis vectors beyond the wanted ones before a restart.
 _EXTRA_VECTORS = 14
 # Ritz pairs next to the wanted ones that have to be known roughly before the wanted ones are believed.
-_GUARDS = 2
+_GUARDS = 3
 _GUARD_TOLERANCE = 0.1
-# How small a share of an eigenvector the random start may be trusted to hold: one standard deviation over this number.
-_HIDDEN = 3.0
+# Share of the tolerance that the residual itself has to reach.
+_RESIDUAL_SHARE = 0.3
 # Values below this share of the spectral radius need not be relatively accurate.
 _FLOOR = 1e-2
 # Norm of the random vector mixed into a warm start of norm one.
@@ -205,11 +205,11 @@ class _Stop:
         if (bounds[guards] > max(tolerance, min(_GUARD_TOLERANCE, 100 * tolerance)) * guard_sizes).any():
             return np.zeros(count, dtype=bool)
         allowed = tolerance * sizes[own]
-        converged = (bounds[own] <= allowed) & (residuals[own] <= allowed)
+        converged = (bounds[own] <= allowed) & (residuals[own] <= _RESIDUAL_SHARE * allowed)
         deviation = self.random_share / np.sqrt(krylov.space.dimension)
         for place in np.flatnonzero(converged):
             hidden = ritz.residuals[own[place]] * krylov.start_components(ritz, int(own[place])) / deviation
-            converged[place] = hidden <= _HIDDEN * allowed[place]
+            converged[place] = hidden <= allowed[place]
         return converged
 
 
