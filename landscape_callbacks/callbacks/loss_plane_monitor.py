@@ -157,17 +157,15 @@ class LossPlaneMonitor(Monitor):
         if self._resumed is not None:
             trajectory.load_state_dict(self._resumed)
         self._trajectory, self._resumed = trajectory, None
-        if not len(trajectory):
-            trajectory.offer(current_step(trainer))
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Takes the weights of this step into the path, where it wants them."""
-        step = current_step(trainer)
-        if step > self.trajectory.last_offered:
-            self.trajectory.offer(step)
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Takes the weights before this step into the path, where it wants them."""
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+        self._follow(trainer)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Looks at the planes, where an epoch is to be looked at and the budget allows it."""
+        self._follow(trainer)
         if self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
             self._estimate_cost(trainer)
             self.cadence.asked = True
@@ -177,6 +175,7 @@ class LossPlaneMonitor(Monitor):
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Looks at the planes at the end, whatever it costs."""
+        self._follow(trainer)
         if self._measured_at < current_step(trainer):
             self.coordinator.measure_now(trainer, pl_module, self)
         if self.tsne and self.figures:
@@ -184,6 +183,11 @@ class LossPlaneMonitor(Monitor):
             with self.coordinator.guarded(f"{type(self).__name__} (t-SNE)", trainer, step):
                 self.coordinator.log(trainer, Report(drawings={"landscape/trajectory_tsne": self._tsne()}), step)
         super().on_train_end(trainer, pl_module)
+
+    def _follow(self, trainer: Any) -> None:
+        step = current_step(trainer)
+        if step > self.trajectory.last_offered:
+            self.trajectory.offer(step)
 
     def prepare(self, snapshot: Snapshot) -> None:
         """Announces the eigenvectors wanted."""

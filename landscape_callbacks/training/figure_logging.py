@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,11 +46,11 @@ def log_figure(trainer: Any, tag: str, drawing: Drawing, step: int) -> list[Path
         return []
     figure = drawing.draw()
     shown = [_show(logger, tag, figure, step) for logger in trainer.loggers]
+    if all(shown):
+        return []
     # Lightning's own log_dir would wait for the other ranks, which draw nothing.
     folders = [logger.log_dir or logger.save_dir for logger in trainer.loggers]
     folder = next((known for known in folders if known), trainer.default_root_dir)
-    if all(shown):
-        return []
     path = Path(folder) / FOLDER / tag.removeprefix(f"{FOLDER}/").replace("/", "_")
     path.parent.mkdir(parents=True, exist_ok=True)
     files = [path.with_suffix(".png")]
@@ -80,5 +81,7 @@ def _show(logger: Any, tag: str, figure: Any, step: int) -> bool:
 
 def _pixels(figure: Any) -> np.ndarray:
     """Height x width x 4 bytes."""
-    figure.canvas.draw()
-    return np.asarray(figure.canvas.buffer_rgba())
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="raw", dpi=figure.dpi)
+    width, height = (int(length) for length in figure.bbox.size)
+    return np.frombuffer(buffer.getvalue(), dtype=np.uint8).reshape(height, width, 4)
