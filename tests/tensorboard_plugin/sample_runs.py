@@ -35,6 +35,7 @@ def train_sample_run(
     with RecordWriter(folder, [summary_writer] if summary_writer else []) as writer:
         for step in range(steps + 1):
             if step % every == 0:
+                run.decompose()
                 new = [*run.slices(step), *run.curvature(step), *run.verdict(step, last=step == steps)]
                 for record in new:
                     writer.write(record)
@@ -79,18 +80,18 @@ class _Run:
             for weight, part in zip(self.weights, self.surface.space.split(self.last_update), strict=True):
                 weight.add_(part)
 
-    def hessian(self) -> torch.Tensor:
+    def decompose(self) -> None:
+        """All eigenvalues (rising) and eigenvectors of the Hessian at the weights of now."""
         size = len(self.surface.gradient())
         rows = [self.surface.hessian_vector_product(row) for row in torch.eye(size, dtype=torch.float64)]
-        return torch.stack(rows)
+        self.values, self.vectors = torch.linalg.eigh(torch.stack(rows))
 
     def slices(self, step: int) -> list[Record]:
-        vectors = torch.linalg.eigh(self.hessian()).eigenvectors
         gradient = self.surface.gradient()
         directions = {
             "gradient": (-gradient, "gradient steps of size 1"),
-            "largest_eigenvector": (vectors[:, -1], "unit vectors"),
-            "smallest_eigenvector": (vectors[:, 0], "unit vectors"),
+            "largest_eigenvector": (self.vectors[:, -1], "unit vectors"),
+            "smallest_eigenvector": (self.vectors[:, 0], "unit vectors"),
         }
         if self.last_update is not None:
             directions["update"] = (10 * self.last_update, "10 optimizer steps")
@@ -116,7 +117,7 @@ class _Run:
         return Record("slice", name, step, arrays, info)
 
     def curvature(self, step: int) -> list[Record]:
-        values = torch.linalg.eigvalsh(self.hessian()).numpy()
+        values = self.values.numpy()
         largest, smallest = values[::-1][:3], values[:1]
         limit = 2 / self.learning_rate
         info = {
@@ -144,7 +145,7 @@ class _Run:
         ]
 
     def verdict(self, step: int, last: bool) -> list[Record]:
-        lowest = float(torch.linalg.eigvalsh(self.hessian())[0])
+        lowest = float(self.values[0])
         length = float(self.surface.gradient().norm())
         if length > 0.5:
             verdict = "progressing"
@@ -195,7 +196,8 @@ class _Run:
         trajectory = Record(
             "plane", "trajectory", step, arrays, {**labels, "variance_explained": explained, "nonfinite": 0}
         )
-        vectors = torch.linalg.eigh(self.hessian()).eigenvectors
+        self.decompose()
+        vectors = self.vectors
         span = np.linspace(-1.0, 1.0, 21)
         losses = self.surface.losses_on_plane(vectors[:, -1], vectors[:, 0], span.tolist(), span.tolist()).numpy()
         labels = {"x_label": "largest eigenvector", "y_label": "smallest eigenvector"}

@@ -8,7 +8,7 @@ const SELECTED_AT_FIRST = 3;
 const REQUESTS_AT_ONCE = 4;
 const LOAD_ORDER = ["verdict", "eigenvalues", "slice", "gradient", "density", "plane"];
 // Bytes of records to load at once. A plane is large and looked at one step at a time.
-const BUDGET = { plane: 0, verdict: 8e6, eigenvalues: 8e6 };
+const BUDGET = new Map([["plane", 0], ["verdict", 8e6], ["eigenvalues", 8e6]]);
 const DEFAULT_BUDGET = 2e6;
 
 export class Model {
@@ -107,7 +107,7 @@ export class Model {
     const key = `${kind}/${name}`;
     const series = run.series.get(key) ?? new Series(run.name, kind, name);
     try {
-      const part = await this.source.records(run.name, kind, name, series.steps.length, BUDGET[kind] ?? DEFAULT_BUDGET);
+      const part = await this.source.records(run.name, kind, name, series.steps.length, BUDGET.get(kind) ?? DEFAULT_BUDGET);
       series.extend(part);
       series.lastTime = lastTime;
       run.series.set(key, series);

@@ -6,8 +6,9 @@ export function decodeRecord(line) {
     const content = JSON.parse(line);
     if (!content || typeof content.kind !== "string" || typeof content.name !== "string") return null;
     if (!Number.isFinite(content.step)) return null;
-    const arrays = {};
-    const shapes = {};
+    // Without a prototype: a key such as "__proto__" is a key like any other.
+    const arrays = Object.create(null);
+    const shapes = Object.create(null);
     for (const [key, value] of Object.entries(content.arrays)) {
       arrays[key] = decodeFloats(value.float64);
       shapes[key] = value.shape;

@@ -15,12 +15,12 @@ import { Section, entriesForGroups } from "./section.js";
 
 const KIND = "plane";
 const LEVELS = 14;
-const TITLES = {
-  random: "Random plane",
-  eigenvectors: "Plane of two eigenvectors",
-  trajectory: "Plane of the trajectory",
-  checkpoints: "Plane through checkpoints",
-};
+const TITLES = new Map([
+  ["random", "Random plane"],
+  ["eigenvectors", "Plane of two eigenvectors"],
+  ["trajectory", "Plane of the trajectory"],
+  ["checkpoints", "Plane through checkpoints"],
+]);
 
 export function planesSection() {
   return new Section({
@@ -33,7 +33,7 @@ export function planesSection() {
         entriesForGroups(model, {
           kind: KIND,
           name,
-          title: TITLES[name] ?? `Plane: ${name}`,
+          title: TITLES.get(name) ?? `Plane: ${name}`,
           split: true,
           create: ([run]) => new PlaneCard(run, name),
         }),

@@ -15,15 +15,15 @@ import { Section, entriesForGroups } from "./section.js";
 const KIND = "slice";
 const GHOSTS = 8;
 const ORDER = ["gradient", "update", "largest_eigenvector", "smallest_eigenvector", "random", "initial", "checkpoint"];
-const TITLES = {
-  gradient: "Along the gradient",
-  update: "Along the last update",
-  largest_eigenvector: "Along the sharpest direction",
-  smallest_eigenvector: "Along the lowest curvature",
-  random: "Along a random direction",
-  initial: "From the start to now",
-  checkpoint: "From the last checkpoint to now",
-};
+const TITLES = new Map([
+  ["gradient", "Along the gradient"],
+  ["update", "Along the last update"],
+  ["largest_eigenvector", "Along the sharpest direction"],
+  ["smallest_eigenvector", "Along the lowest curvature"],
+  ["random", "Along a random direction"],
+  ["initial", "From the start to now"],
+  ["checkpoint", "From the last checkpoint to now"],
+]);
 
 export function slicesSection() {
   const axis = segmented("Loss axis", [["linear", "linear loss"], ["log", "log loss"]], (value) => axis.model.setOption("lossAxis", value));
@@ -45,7 +45,7 @@ export function slicesSection() {
           kind: KIND,
           name,
           title: titleOf(name),
-          subtitle: Object.hasOwn(TITLES, name) ? name : null,
+          subtitle: TITLES.has(name) ? name : null,
           create: (runs) => new SliceCard(runs, name),
         }),
       ),
@@ -207,7 +207,7 @@ function positiveLow(curves) {
 
 function titleOf(name) {
   const [, number] = /^random_(\d+)$/.exec(name) ?? [];
-  return TITLES[name] ?? (number ? `Along random direction ${number}` : `Along ${name}`);
+  return TITLES.get(name) ?? (number ? `Along random direction ${number}` : `Along ${name}`);
 }
 
 function inOrder(names) {
