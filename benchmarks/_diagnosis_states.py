@@ -110,9 +110,9 @@ def truth(state: State) -> tuple[str, dict[str, float]]:
     if not math.isfinite(loss):
         return "unstable", {}
     spread = float(case.sample_losses(theta, *case.data).std()) if case.samples > 1 else 0.0
-    scale = max(spread, 1e-3 * abs(state.initial_loss), 1e-3 * abs(state.initial_loss - loss))
+    scale = max(spread, 0.03 * abs(state.initial_loss), 0.01 * abs(state.initial_loss - loss))
     if case.samples == 1:
-        scale = max(0.1 * abs(state.initial_loss - loss), 1e-3 * abs(state.initial_loss))
+        scale = max(0.1 * abs(state.initial_loss - loss), 0.03 * abs(state.initial_loss))
     gradient, hessian = case.gradient(theta), case.hessian(theta)
     values, vectors = torch.linalg.eigh(hessian)
     lowest, largest = float(values[0]), float(values.abs().max())

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from landscape_callbacks.diagnosis.trend import Trend
 
+START_SHARE, DROP_SHARE = 0.03, 0.01  # of the loss at the start and of the drop since: the least unit of loss
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -98,11 +100,13 @@ class Situation:
     def scale(self, measurement: Measurement) -> float:
         """The unit of loss in which a decrease is large or small; it follows any rescaling of the loss.
 
-        The spread over samples, and at least a thousandth of the loss at the start and of the drop since: where all
-        samples have nearly the same loss (at the start, or at an interpolating minimum) their spread says nothing.
+        The spread of the loss over samples, and at least 3 % of the loss at the start and 1 % of the drop since: where
+        all samples have nearly the same loss (a net that predicts a constant, an interpolating minimum) their spread
+        says nothing. Where it is not known, a tenth of the drop stands in.
         """
-        drop = abs(self.initial_loss - measurement.loss) if math.isfinite(self.initial_loss) else 0.0
-        start = abs(self.initial_loss) if math.isfinite(self.initial_loss) else 0.0
+        known = math.isfinite(self.initial_loss)
+        start = abs(self.initial_loss) if known else 0.0
+        drop = abs(self.initial_loss - measurement.loss) if known else 0.0
         if math.isnan(measurement.loss_spread):
-            return max(0.1 * drop, 1e-3 * start)
-        return max(measurement.loss_spread, 1e-3 * drop, 1e-3 * start)
+            return max(START_SHARE * start, 0.1 * drop)
+        return max(measurement.loss_spread, START_SHARE * start, DROP_SHARE * drop)

@@ -73,7 +73,7 @@ def _label(m: Measurement, s: Situation, won: Gains) -> str:
     going_on = min(won.steps_bound, max(won.trend_bound, 0.0))
     if negative and escape_sure and settled and won.escape > max(1e-4, 10 * won.gradient_step, going_on):
         return "strict saddle"
-    if won.cut > LARGE:
+    if won.cut > LARGE and (settled or max(won.trend_bound, 0.0) < won.cut):
         return "noise floor"
     # A plateau in the losses is evidence too: with it, a looser bound on the gradient is enough.
     if won.gradient_step_95 < (3 * LARGE if settled else LARGE) and not escape_large and m.search_converged:
@@ -99,9 +99,9 @@ def _stuck(m: Measurement, s: Situation, won: Gains, escape_large: bool) -> str 
     curvature = max(abs(m.largest_curvature), abs(m.lowest_curvature))
     if s.effective_learning_rate * curvature * steps >= 0.01 or won.steps_bound * steps / s.horizon >= LARGE:
         return None
+    if won.gradient_step > LARGE or escape_large:
+        return "step too small"
     gradient = math.sqrt(max(m.squared_gradient, 0.0) + STANDARD_ERRORS * m.squared_gradient_error)
     if curvature * m.weight_norm**2 < 1e-3 * scale and gradient * m.weight_norm < 1e-3 * scale:
         return "flat"
-    if won.gradient_step > LARGE or escape_large:
-        return "step too small"
     return None

@@ -33,8 +33,8 @@ def _finding(label: str, m: Measurement, s: Situation, won: Gains) -> str:
     """The figures that decided, in words."""
     share = _Share(m, s)
     trend = _trend_words(s)
-    horizon = f"the next {s.horizon:.0f} steps"
     gradient_step = f"a gradient step can win at most {share(won.gradient_step)}"
+    balance = f"a step wins {share(won.gain, won.gain_error)} by the gradient and loses {share(won.heat)} to noise"
     if label == "unstable":
         if not math.isfinite(m.loss) or not math.isfinite(m.squared_gradient):
             return f"{trend} the loss or its gradient is not a finite number."
@@ -47,17 +47,14 @@ def _finding(label: str, m: Measurement, s: Situation, won: Gains) -> str:
             f"{gradient_step}."
         )
     if label == "progressing":
-        return f"{trend} the gradient promises {share(won.steps)} over {horizon}."
+        return f"{trend} {balance}."
     if label == "noise floor":
-        return (
-            f"{trend} cutting the learning rate to zero would win {share(won.cut)}, and the gradient promises "
-            f"{share(max(won.steps, 0.0))} over {horizon}, against which noise works."
-        )
+        return f"{trend} cutting the learning rate to zero would win {share(won.cut)}; {balance}."
     if label == "flat":
         return f"{trend} gradient and curvature vanish at the scale of the weights, in all directions that were seen."
     if label == "step too small":
-        at_most = share(won.steps_bound)
-        return f"{trend} {gradient_step}, but steps at this learning rate win at most {at_most} over {horizon}."
+        at_most = f"{share(won.steps_bound)} over the next {s.horizon:.0f} steps"
+        return f"{trend} {gradient_step}, but steps at this learning rate win at most {at_most}."
     if label == "approximate second-order point":
         return f"{trend} no useful negative curvature was found; {gradient_step}."
     return (

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from landscape_callbacks.diagnosis.measurement import Measurement
-from landscape_callbacks.surface.lanczos import extreme_eigenvalues
 from landscape_callbacks.surface.average_surface import AverageSurface
+from landscape_callbacks.surface.lanczos import extreme_eigenvalues
 from landscape_callbacks.surface.loss_surface import LossSurface
 from landscape_callbacks.surface.metric import MetricSurface
 
@@ -56,8 +56,8 @@ def probe_surface(
     preconditioner: Tensor | None = None,
     weight_decay: float | Tensor = 0.0,
     initial: Tensor | None = None,
-    tolerance: float = 0.02,
-    smallest_tolerance: float = 0.2,
+    tolerance: float = 0.05,
+    smallest_tolerance: float = 0.3,
     max_products: int = 60,
     seed: int = 0,
 ) -> Probe:

@@ -208,8 +208,27 @@ def test_a_search_that_did_not_converge_proves_no_minimum():
 def test_without_a_known_spread_the_drop_so_far_is_the_scale():
     unknown = measured(loss_spread=math.nan)
     assert situation().scale(unknown) == pytest.approx(0.3)
-    assert situation(initial_loss=2.0).scale(unknown) == pytest.approx(2e-3)
-    assert situation().scale(measured(loss_spread=0.0)) == pytest.approx(5e-3)
+    assert situation(initial_loss=2.0).scale(unknown) == pytest.approx(0.06)
+    assert situation().scale(measured(loss_spread=0.0)) == pytest.approx(0.15)
+    assert situation(initial_loss=-100.0).scale(measured(loss_spread=0.0)) == pytest.approx(3.0)
+
+
+def test_at_weights_of_zero_a_slope_is_not_taken_for_a_flat_surface():
+    tiny = {"learning_rate": 1e-9, "effective_learning_rate": 1e-9, "curvature_limit": 2e9}
+    at_zero = measured(squared_gradient=2.0, squared_gradient_error=0.1, weight_norm=0.0)
+    assert diagnose(at_zero, situation(**tiny)).label == "step too small"
+
+
+def test_a_noise_floor_needs_a_loss_that_has_settled():
+    noisy = measured(noise_trace=200.0, curved_noise=400.0, squared_gradient_error=0.5)
+    assert diagnose(noisy, situation(trend=trend("undetermined", 0.0, 10.0))).label == "undetermined"
+    # What going on can win at most is less than what the cut wins: settled enough.
+    assert diagnose(noisy, situation(trend=trend("undetermined", 0.0, 0.005))).label == "noise floor"
+
+
+def test_a_saddle_shows_beside_a_slow_decline_that_it_dwarfs():
+    slow = situation(trend=trend("progressing", 0.011, 0.001))
+    assert diagnose(measured(**{**SADDLE, "escape_decrease": 0.3}), slow).label == "strict saddle"
 
 
 def test_the_horizon_ends_with_the_run():
