@@ -43,7 +43,8 @@ class LossHistory:
             steps: Whether the optimizer steps on this batch; a loss with ``False`` is averaged into that of the next
                 step (gradient accumulation).
         """
-        self._parts.append(loss.detach().reshape(()).to(torch.float64 if loss.device.type == "cpu" else torch.float32))
+        dtype = torch.float64 if loss.device.type == "cpu" else torch.float32
+        self._parts.append(loss.detach().reshape(()).to(dtype, copy=True))
         if steps:
             parts, self._parts = self._parts, []
             self._losses.append(parts[0] if len(parts) == 1 else torch.stack(parts).mean())
