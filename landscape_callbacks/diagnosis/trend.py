@@ -243,8 +243,10 @@ class LossTrend:
         window = BLOCKS * block
         means, squares = self._windows.means[level], self._windows.squares[level]
         slope, slope_error, noise, correlation_time = slope_of_blocks(means, squares, block)
-        if block >= _FIRST_LOSSES:
-            self._lowest = min(self._lowest, min(means))
+        # The lowest level so far, of means over eight losses at least, so that noise does not pass for a drop.
+        merge = max(_FIRST_LOSSES // block, 1)
+        groups = [means[i : i + merge] for i in range(len(means) % merge, len(means), merge)]
+        self._lowest = min(self._lowest, min(math.fsum(group) / merge for group in groups))
         while len(self._spent) <= level:
             self._spent.append(0)
             self._looks.append(None)

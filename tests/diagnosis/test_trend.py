@@ -112,6 +112,13 @@ def test_nonfinite_losses_are_counted_and_left_out():
     assert (report.nonfinite, report.steps, report.state) == (200, 300, "plateau")
 
 
+def test_the_drop_so_far_sets_the_floor_of_a_loss_without_noise():
+    losses = np.concatenate([np.linspace(5, 1, 100), np.full(300, 1.0)])
+    trend = LossTrend()
+    assert trend.update_many(losses) == "plateau"
+    assert trend.report().floor == pytest.approx(0.01 * 4, rel=0.1)
+
+
 def test_restart_forgets_the_windows_and_keeps_the_error_rate_spent():
     trend = LossTrend()
     trend.update_many(np.random.default_rng(0).standard_normal(3000))
