@@ -93,9 +93,13 @@ class Situation:
 
     @property
     def horizon(self) -> float:
-        """Steps over which a gain has to be worth the wait: the trend's horizon, or what is left of the run."""
-        horizon = self.trend.horizon
-        return horizon if self.steps_left is None else min(horizon, max(self.steps_left, 1))
+        """Steps over which a gain has to be worth the wait."""
+        return self.trend.horizon
+
+    @property
+    def ending(self) -> bool:
+        """Whether the run is in its last twentieth, where schedules let the learning rate go to zero on purpose."""
+        return self.steps_left is not None and self.steps_left < 0.05 * (self.steps_left + self.trend.steps)
 
     def scale(self, measurement: Measurement) -> float:
         """The unit of loss in which a decrease is large or small; it follows any rescaling of the loss.

@@ -95,12 +95,12 @@ def _unstable(m: Measurement, s: Situation, won: Gains) -> bool:
 def _stuck(m: Measurement, s: Situation, won: Gains, escape_large: bool) -> str | None:
     """Places that the steps left in the run cannot leave: a flat surface, or steps too small for it."""
     scale = s.scale(m)
-    steps = s.steps_left if s.steps_left is not None else max(s.horizon, s.trend.steps)
+    steps = max(s.horizon, s.trend.steps if s.steps_left is None else s.steps_left)
     curvature = max(abs(m.largest_curvature), abs(m.lowest_curvature))
     if s.effective_learning_rate * curvature * steps >= 0.01 or won.steps_bound * steps / s.horizon >= LARGE:
         return None
     if won.gradient_step > LARGE or escape_large:
-        return "step too small"
+        return None if s.ending else "step too small"
     gradient = math.sqrt(max(m.squared_gradient, 0.0) + STANDARD_ERRORS * m.squared_gradient_error)
     if curvature * m.weight_norm**2 < 1e-3 * scale and gradient * m.weight_norm < 1e-3 * scale:
         return "flat"

@@ -231,9 +231,10 @@ def test_a_saddle_shows_beside_a_slow_decline_that_it_dwarfs():
     assert diagnose(measured(**{**SADDLE, "escape_decrease": 0.3}), slow).label == "strict saddle"
 
 
-def test_the_horizon_ends_with_the_run():
-    assert situation().horizon == 1000
-    assert situation(steps_left=20).horizon == 20
+def test_a_schedule_that_ends_is_not_called_too_slow():
+    measurement, where = CASES["step too small"]
+    assert diagnose(measurement, dataclasses.replace(where, steps_left=5000)).label == "step too small"
+    assert diagnose(measurement, dataclasses.replace(where, steps_left=20)).label != "step too small"
 
 
 def test_gains_are_the_textbook_ones():
