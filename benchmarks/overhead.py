@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import statistics
+import tempfile
 import time
 import warnings
 from typing import Any
@@ -71,7 +72,9 @@ class Block(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         batch, length, width = x.shape
-        q, k, v = self.project(self.first(x)).view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        q, k, v = (
+            self.project(self.first(x)).view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        )
         attended = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.out(attended.transpose(1, 2).reshape(batch, length, width))
         return x + self.mlp(self.second(x))
@@ -90,13 +93,15 @@ class Transformer(nn.Module):
         return self.head(self.blocks(self.embed(x) + self.place).mean(1))
 
 
-def fit(network: nn.Module, data: TensorDataset, batch: int, steps: int, callbacks: list[Any], logger: bool = True) -> tuple[Any, StepTimes]:
+def fit(
+    network: nn.Module, data: TensorDataset, batch: int, steps: int, callbacks: list[Any], logger: bool = True
+) -> tuple[Any, StepTimes]:
     """Trains and gives the trainer and the step times."""
     times = StepTimes()
     torch.manual_seed(0)
     trainer = pl.Trainer(
         max_steps=steps, max_epochs=-1, accelerator="cpu", devices=1, callbacks=[times, *callbacks], enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, logger=logger, default_root_dir="/tmp/landscape_overhead",
+        enable_progress_bar=False, enable_model_summary=False, logger=logger, default_root_dir=tempfile.mkdtemp(),
     )  # fmt: skip
     trainer.fit(Classifier(network, 1e-3), DataLoader(data, batch_size=batch, shuffle=True))
     return trainer, times
@@ -149,7 +154,9 @@ def gradient_norm_table(steps: int) -> list[str]:
     turns = TakingTurns(
         {
             "no callback": pl.Callback(),
-            "GradientNormMonitor(every_n_steps=1, max_overhead=None)": GradientNormMonitor(every_n_steps=1, max_overhead=None),
+            "GradientNormMonitor(every_n_steps=1, max_overhead=None)": GradientNormMonitor(
+                every_n_steps=1, max_overhead=None
+            ),
             "log_dict(grad_norm(...)) at every step": LogGradNorm(),
         }
     )
@@ -163,7 +170,9 @@ def gradient_norm_table(steps: int) -> list[str]:
         "|---|---|---|",
     ]
     for name, values in seconds.items():
-        ratio = statistics.median(value / reference for value, reference in zip(values, seconds["no callback"], strict=False))
+        ratio = statistics.median(
+            value / reference for value, reference in zip(values, seconds["no callback"], strict=False)
+        )
         lines.append(f"| {name} | {1e3 * statistics.median(values):.1f} | {ratio:.3f}x |")
     return lines
 
@@ -214,7 +223,9 @@ def budget_table(steps: int) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=800, help="training steps of the slowest model of the budget table")
+    parser.add_argument(
+        "--steps", type=int, default=800, help="training steps of the slowest model of the budget table"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", help="also write the tables to this file")
     arguments = parser.parse_args()

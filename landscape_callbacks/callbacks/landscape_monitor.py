@@ -14,8 +14,9 @@ from landscape_callbacks.training.replay import LossFunction
 
 Part = bool | Mapping[str, Any]
 
-# Shares of the budget; what a part does not spend stays unspent.
-_SHARES = {"gradient_norms": 0.2, "eigenvalues": 0.8}
+# Shares of the budget; what a part does not spend stays unspent, and a tenth is kept for what hooks cost at every step.
+_SHARES = {"gradient_norms": 0.2, "eigenvalues": 0.7}
+_LightningCallback = Callback.__mro__[1]
 
 
 class LandscapeMonitor(Callback):
@@ -63,6 +64,7 @@ class LandscapeMonitor(Callback):
         common = {"parameters": parameters, "loss_fn": loss_fn, "eval_mode": eval_mode, "verbose": verbose}
         surface = {**common, "every_n_steps": every_n_steps, "batches": batches}
         self.parts: dict[str, Monitor] = {}
+        self._hooks: dict[str, list[Any]] = {}
         self._add("gradient_norms", GradientNormMonitor, gradient_norms, common, budget)
         self._add("eigenvalues", HessianEigenvalueMonitor, eigenvalues, surface, budget)
         if not self.parts:
@@ -82,6 +84,14 @@ class LandscapeMonitor(Callback):
         except TypeError as error:
             raise MisconfigurationException(f"LandscapeMonitor: {name}={part!r} does not fit {monitor.__name__}: {error}.") from error
 
+    def _acting(self, hook: str) -> list[Any]:
+        """The parts' own methods for a hook; looked up once, since hooks run at every batch."""
+        if hook not in self._hooks:
+            inherited = {getattr(base, hook, None) for base in Callback.__mro__}
+            methods = [getattr(part, hook) for part in self.parts.values()]
+            self._hooks[hook] = [method for method in methods if method.__func__ not in inherited]
+        return self._hooks[hook]
+
     @property
     def state_key(self) -> str:
         """Tells two instances with different parts apart in a checkpoint."""
@@ -100,33 +110,14 @@ class LandscapeMonitor(Callback):
 
 def _forward(hook: str) -> Any:
     def call_parts(self: LandscapeMonitor, *args: Any, **kwargs: Any) -> None:
-        for part in self.parts.values():
-            getattr(part, hook)(*args, **kwargs)
+        for act in self._acting(hook):
+            act(*args, **kwargs)
 
     call_parts.__name__ = hook
-    call_parts.__doc__ = f"Passes ``{hook}`` on to every part."
+    call_parts.__doc__ = f"Passes ``{hook}`` on to every part that has something to do there."
     return call_parts
 
 
-_FORWARDED = (
-    "setup",
-    "teardown",
-    "on_fit_start",
-    "on_fit_end",
-    "on_train_start",
-    "on_train_end",
-    "on_train_epoch_start",
-    "on_train_epoch_end",
-    "on_train_batch_start",
-    "on_train_batch_end",
-    "on_before_backward",
-    "on_after_backward",
-    "on_before_optimizer_step",
-    "on_before_zero_grad",
-    "on_validation_batch_start",
-    "on_validation_batch_end",
-    "on_validation_end",
-    "on_exception",
-)
-for _hook in _FORWARDED:
-    setattr(LandscapeMonitor, _hook, _forward(_hook))
+for _hook in [name for name in vars(_LightningCallback) if name.startswith(("on_", "setup", "teardown"))]:
+    if "checkpoint" not in _hook:
+        setattr(LandscapeMonitor, _hook, _forward(_hook))
