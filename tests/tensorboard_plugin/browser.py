@@ -59,7 +59,7 @@ class Tab:
 
     def wait_for_step(self, step: int) -> None:
         """Waits until the page has drawn a step."""
-        self.frame.wait_for_function(f"document.documentElement.dataset.step === '{step}'")
+        self.frame.wait_for_selector(f'html[data-step="{step}"]')
 
     def readout(self, card: str, label: str) -> str:
         """The value with a label under the plot of the card with a heading."""

@@ -1,7 +1,8 @@
 // Layers that colour every pixel: heat maps over training, and planes.
 
 /**
- * Columns side by side: each {from, to, ys, values} fills x from `from` to `to` with values interpolated along y.
+ * Columns side by side: each {from, to, curve} fills x from `from` to `to` with the values of `curve()`, {xs, ys}, along y.
+ * Only the curves of columns that get a pixel are asked for.
  * `shade(value) -> [red, green, blue]`; where a column has no finite value nothing is drawn.
  */
 export function heatColumns(columns, shade) {
@@ -13,7 +14,7 @@ export function heatColumns(columns, shade) {
         const x = frame.invertX(frame.left + (pixel + 0.5) / frame.ratio);
         while (at < columns.length - 1 && x >= columns[at].to) at += 1;
         if (!columns.length || x < columns[at].from || x > columns[at].to) continue;
-        const { ys: grid, values } = columns[at];
+        const { xs: grid, ys: values } = columns[at].curve();
         for (let row = 0; row < height; row += 1) {
           const value = interpolate(grid, values, ys[row]);
           if (Number.isFinite(value)) put(image, (row * width + pixel) * 4, shade(value));

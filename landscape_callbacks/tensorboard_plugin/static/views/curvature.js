@@ -68,7 +68,7 @@ class CurvatureCard {
     const rows = (step) => curves.map((curve) => ({ color: curve.color, label: curve.label, value: valueAt(curve, step) }));
     this.plot.show({
       label: `${this.title} over training. At step ${model.step}: ${rows(model.step).map((row) => `${row.label} ${row.value}`).join(", ")}.`,
-      key: timeKey(model, this.runs, kind),
+      key: timeKey(model, this.runs, [this.key], kind),
       x: axis.x,
       above: axis.above,
       y: { kind, domain: padded(curveExtent(curves, kind)), title: this.title },

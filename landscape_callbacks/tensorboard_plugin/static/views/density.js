@@ -56,7 +56,7 @@ class DensityCard {
     const alone = this.runs.length === 1;
     const shade = (run) => (alone ? color("--curve") : color(run.color));
     this.plot.show({
-      label: `Spectral density. ${shown.map(({ run, record }) => `Run ${run.name} at step ${record.step}: trace ${formatNumber(record.info.trace)}`).join("; ")}.`,
+      label: `Spectral density. ${shown.map(({ run, record }) => `Run ${run.name} at step ${record.step}`).join("; ")}.`,
       x: { kind: model.options.densityAxis, domain: extent(...shown.map(({ record }) => record.arrays.grid)), title: "eigenvalue" },
       y: { kind: "log", domain: [floor, top * 2], title: "density" },
       layers: shown.flatMap(({ run, record, limit }) => {
@@ -93,6 +93,7 @@ class DensityMapCard {
           scale: () => ramp(color("--card"), color("--density-1"), color("--density-2"), color("--density-3")),
           gridKind: (model) => model.options.densityAxis,
           overlays: () => limitCurve(run),
+          overlaid: ["eigenvalues/hessian"],
         }),
     );
     this.element = element("div", {}, this.maps.map((map) => map.element));
@@ -104,7 +105,9 @@ class DensityMapCard {
 }
 
 function densityReadout({ run, record, limit }, alone, shade, step) {
-  const entries = [{ color: shade, label: alone ? "trace" : `${run.name}: trace`, value: formatWithError(record.info.trace, record.info.trace_error) }];
+  const trace = formatWithError(record.info.trace, record.info.trace_error);
+  const known = Number.isFinite(toNumber(record.info.trace));
+  const entries = [{ color: shade, label: alone ? "trace" : `${run.name}: trace`, value: known ? trace : "not estimated" }];
   if (Number.isFinite(limit)) entries.push({ color: alone ? color("--limit") : shade, dashed: true, label: "stability limit", value: formatNumber(limit) });
   if (record.step !== step) entries.push({ label: "measured at step", value: formatStep(record.step) });
   return entries;

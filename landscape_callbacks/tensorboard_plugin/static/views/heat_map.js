@@ -19,7 +19,7 @@ export class HeatMap {
   constructor(run, key, options) {
     this.run = run;
     this.key = key;
-    this.options = { scale: () => viridis, gridKind: () => "linear", overlays: () => [], curve: (xs, ys) => ({ xs, ys }), cut: 0.01, ...options };
+    this.options = { scale: () => viridis, gridKind: () => "linear", overlays: () => [], overlaid: [], curve: (xs, ys) => ({ xs, ys }), cut: 0.01, ...options };
     this.plot = new Plot(190);
     this.caption = element("span", {});
     this.bar = element("span", { class: "color-bar" });
@@ -37,9 +37,9 @@ export class HeatMap {
   update(model, named) {
     const series = this.run.series.get(this.key);
     const kind = this.options.gridKind(model);
-    const key = timeKey(model, [this.run], kind);
-    if (key !== this.version) this.prepare(model, series, named);
-    this.version = key;
+    const key = timeKey(model, [this.run], [this.key, ...this.options.overlaid], kind);
+    if (series?.version !== this.version) this.prepare(series, named);
+    this.version = series?.version;
     const axis = timeAxis(model, [this.run]);
     const scale = this.options.scale();
     const overlays = this.options.overlays(model);
@@ -60,17 +60,16 @@ export class HeatMap {
     this.bar.style.setProperty("background", gradient(scale));
   }
 
-  prepare(model, series, named) {
+  prepare(series, named) {
     const { grid, values } = this.options;
     const usable = (series?.loaded() ?? []).filter((record) => {
       return record.arrays[grid]?.length > 1 && record.arrays[grid].length === record.arrays[values]?.length;
     });
     this.columns = usable.map((record, at) => {
       const next = usable[at + 1]?.step ?? record.step + (at > 0 ? record.step - usable[at - 1].step : 1);
-      const { xs, ys } = this.options.curve(record.arrays[grid], record.arrays[values]);
-      return { from: record.step, to: next, ys: xs, values: ys };
+      return { from: record.step, to: next, curve: () => this.options.curve(record.arrays[grid], record.arrays[values]) };
     });
-    this.domain = extent(...this.columns.map((column) => column.ys));
+    this.domain = extent(...usable.map((record) => record.arrays[grid]));
     this.colors = colorDomain(usable.map((record) => record.arrays[values]), { cut: this.options.cut, floor: this.options.floor, logarithmic: this.options.logarithmic });
     const words = describeDomain(this.colors);
     this.caption.textContent = `${this.options.valueTitle} over training${named ? `: ${this.run.name}` : ""} (${words.scale} colours)`;
@@ -82,9 +81,14 @@ export class HeatMap {
     const column = this.columns.findLast((entry) => entry.from <= step);
     const rows = () => [
       { label: this.options.gridTitle, value: formatNumber(place, 3) },
-      { label: this.options.valueTitle, value: column ? formatNumber(interpolate(column.ys, column.values, place)) : "—" },
+      { label: this.options.valueTitle, value: column ? formatNumber(valueIn(column, place)) : "—" },
       ...(column ? [{ label: "measured at step", value: formatStep(column.from) }] : []),
     ];
     return timeHover(model, [this.run], step, rows);
   }
+}
+
+function valueIn(column, place) {
+  const { xs, ys } = column.curve();
+  return interpolate(xs, ys, place);
 }

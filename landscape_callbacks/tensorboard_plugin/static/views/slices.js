@@ -64,15 +64,13 @@ class SliceCard {
 
   update(model) {
     const shown = this.runs.map((run) => this.shownOf(model, run)).filter(({ record }) => record && isSlice(record));
-    const all = shown.flatMap(({ record, ghosts }) => [record, ...ghosts]);
     const unit = shown[0]?.record.info.unit;
     const kind = model.options.lossAxis;
-    const curves = all.map((record) => record.arrays.loss ?? []);
-    const validation = shown.map(({ record }) => record.arrays.validation_loss ?? []);
-    const [low, high] = extent(...curves, ...validation);
+    const curves = shown.flatMap(({ record: { arrays } }) => [arrays.loss, arrays.validation_loss ?? []]);
+    const [low, high] = lossDomain(curves, shown.flatMap(({ ghosts }) => ghosts.map((ghost) => ghost.arrays.loss)));
     this.plot.show({
       label: sliceLabel(shown),
-      x: { kind: "linear", domain: extent(...all.map((record) => record.arrays.alpha ?? [])), title: unit ? `α (${unit})` : "α" },
+      x: { kind: "linear", domain: extent(...shown.map(({ record }) => record.arrays.alpha)), title: unit ? `α (${unit})` : "α" },
       y: { kind, domain: kind === "log" ? [low, high] : padded([low, high]), positiveLow: positiveLow(curves), title: "loss" },
       layers: shown.flatMap((entry) => sliceLayers(entry, this.runs.length === 1)),
       hover: (alpha) => sliceHover(shown, alpha, this.runs.length === 1),
@@ -88,6 +86,14 @@ class SliceCard {
     const stride = Math.max(1, Math.round(series.live.length / 40));
     return { run, record, ghosts: record ? series.before(index, stride, this.runs.length === 1 ? GHOSTS : 3).filter(isSlice) : [] };
   }
+}
+
+/** The curves of now in full; ghosts may stretch the axis by its own length, since the loss falls by orders while training. */
+function lossDomain(curves, ghosts) {
+  const [low, high] = extent(...curves);
+  const [lowest, highest] = extent(...curves, ...ghosts);
+  const room = high - low || Math.abs(high) || 1;
+  return [Math.max(lowest, low - room), Math.min(highest, high + room)];
 }
 
 function isSlice({ arrays: { alpha, loss } }) {

@@ -18,9 +18,10 @@ export function timeAxis(model, runs) {
   };
 }
 
-/** Changes whenever the layers of a plot over training have to be drawn anew. */
-export function timeKey(model, runs, ...more) {
-  const versions = runs.map((run) => [run.name, [...run.series.values()].map((series) => series.version)]);
+/** Changes whenever the layers of a plot over training, made of some series, have to be drawn anew. */
+export function timeKey(model, runs, keys, ...more) {
+  const version = (run, key) => run.series.get(key)?.version ?? 0;
+  const versions = runs.map((run) => [run.name, ["verdict/episode", ...keys].map((key) => version(run, key))]);
   return JSON.stringify([versions, model.steps[0], model.steps.at(-1), model.layout, ...more]);
 }
 
