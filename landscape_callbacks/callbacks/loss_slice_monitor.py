@@ -32,6 +32,7 @@ from landscape_callbacks.training.snapshot import EigenRequest, Snapshot, select
 from landscape_callbacks.training.validation_replay import ValidationReplay
 
 _EIGEN_TOLERANCE = 1e-3
+_COARSE = 1e-4
 
 
 class LossSliceMonitor(Monitor):
@@ -241,13 +242,15 @@ class LossSliceMonitor(Monitor):
         )
 
     def _slice(self, snapshot: Snapshot, line: Line, validation: LossSurface | None) -> SliceResult:
+        # Differences of losses that carry two or three digits say nothing about a second derivative.
+        coarse = line.curvature == "difference" and snapshot.surface.rounding > _COARSE
         return loss_slice(
             snapshot.surface,
             line.direction,
             points=self.points,
             extent=line.extent,
             max_points=self.max_points,
-            curvature=line.curvature,
+            curvature="product" if coarse else line.curvature,
             barrier_between=line.barrier_between,
             validation=validation,
         )

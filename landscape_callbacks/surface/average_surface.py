@@ -33,6 +33,11 @@ class AverageSurface:
             raise ValueError(f"Expected {len(surfaces)} non-negative weights with a positive sum, got {weights}.")
         self.weights = tuple(weight / sum(weights) for weight in weights)
 
+    @property
+    def rounding(self) -> float:
+        """Relative rounding of a loss; see :class:`LossSurface`."""
+        return max(surface.rounding for surface in self.surfaces)
+
     def loss(self) -> Tensor:
         """The average loss: a 0-d tensor."""
         return self._average([surface.loss() for surface in self.surfaces])

@@ -43,6 +43,7 @@ class LossSurface:
         average: Averages over data-parallel processes; applied to every loss, gradient and product. ``None`` on one process.
         differentiation: ``"double_backward"``, ``"central_difference"`` (of gradients, with a measured error), or ``"auto"``: the
             first, and the second only where the first raises. Attribute ``approximation`` tells.
+        rounding: Relative rounding of a loss where it is computed in a coarser format than that of the parameters (autocast).
 
     Raises:
         ValueError: When a parameter is complex, there is nothing to differentiate, or ``differentiation`` is unknown.
@@ -68,6 +69,7 @@ class LossSurface:
         *,
         average: Average | None = None,
         differentiation: str = "auto",
+        rounding: float = 0.0,
     ) -> None:
         if differentiation not in DIFFERENTIATIONS:
             raise ValueError(f"differentiation has to be one of {', '.join(DIFFERENTIATIONS)}, got {differentiation!r}.")
@@ -75,6 +77,7 @@ class LossSurface:
         self.space = parameters if isinstance(parameters, ParameterSpace) else ParameterSpace(parameters)
         self.average = average
         self.differentiation = differentiation
+        self.rounding = max(rounding, *(float(torch.finfo(parameter.dtype).eps) for parameter in self.space.parameters))
         self._graph: RetainedGraph | None = None
         self._differences: CentralDifference | None = None
 

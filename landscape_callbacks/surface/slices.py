@@ -18,7 +18,6 @@ from landscape_callbacks.surface.curve_shape import (
 )
 from landscape_callbacks.surface.average_surface import AverageSurface
 from landscape_callbacks.surface.loss_surface import LossSurface
-from landscape_callbacks.surface.vectors import ParameterSpace
 
 Surface = LossSurface | AverageSurface
 
@@ -130,7 +129,7 @@ def loss_slice(
     if isinstance(curvature, str) and curvature not in ("difference", "product"):
         raise ValueError(f"curvature has to be 'difference', 'product' or a pair of numbers, got {curvature!r}.")
     sampler = _Sampler(surface, direction)
-    rounding = _parameter_rounding(space)
+    rounding = surface.rounding
     if points is None:
         low, high = _ends(extent)
         if max_points < 9:
@@ -176,9 +175,11 @@ class _Sampler:
     def curvature_by_product(self) -> tuple[float, float]:
         """The second derivative along the direction at 0 from one Hessian-vector product a batch, and its error."""
         direction, space = self._direction, self._surfaces[0].space
-        products = [float(space.dot(direction, one.hessian_vector_product(direction))) for one in self._surfaces]
-        values = np.asarray(products, dtype=np.float64)
-        rounding = float(np.abs(values).max()) * float(torch.finfo(space.dtype).eps) * space.dimension**0.5
+        products = [one.hessian_vector_product(direction) for one in self._surfaces]
+        values = np.asarray([float(space.dot(direction, product)) for product in products], dtype=np.float64)
+        coarse = max(one.rounding for one in self._surfaces)
+        largest = max(float(space.norm(product)) for product in products) * float(space.norm(direction))
+        rounding = largest * max(coarse, float(torch.finfo(space.dtype).eps))
         noise = float(self.standard_error(values)) if len(values) > 1 else 0.0
         return float(self.weights @ values), float(np.hypot(rounding, noise))
 
@@ -277,10 +278,6 @@ def _grid(points: int | Sequence[float], extent: float | tuple[float, float]) ->
     if len(grid) < 2 or not np.isfinite(grid).all():
         raise ValueError(f"A slice needs at least two different, finite distances, got {list(points)}.")
     return grid
-
-
-def _parameter_rounding(space: ParameterSpace) -> float:
-    return max(float(torch.finfo(parameter.dtype).eps) for parameter in space.parameters)
 
 
 def _loss_rounding(losses: Array) -> float:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from landscape_callbacks.surface.eigenpairs import Eigenpairs
@@ -16,7 +17,7 @@ from landscape_callbacks.surface.average_surface import AverageSurface
 from landscape_callbacks.surface.loss_surface import LossSurface
 from landscape_callbacks.surface.power_iteration import power_iteration
 from landscape_callbacks.surface.vectors import ParameterSpace
-from landscape_callbacks.training.distributed import rank_average
+from landscape_callbacks.training.distributed import RankAverage, rank_average
 from landscape_callbacks.training.optimizers import OptimizerDescription, describe_optimizer
 from landscape_callbacks.training.replay import LossFunction, Replay
 
@@ -97,7 +98,7 @@ class Snapshot:
 
     Attributes:
         surface: The surface, averaged over ``batches``.
-        batches: The batches that it is made of.
+        batches: The batches that it is made of, with their samples over all ranks.
         step: Step of the x axis.
     """
 
@@ -234,6 +235,13 @@ def select_parameters(pl_module: Any, pattern: str | None) -> ParameterSpace:
     return ParameterSpace(named)
 
 
+def autocast_rounding(trainer: Any) -> float:
+    """Relative rounding of the format that mixed precision computes in; 0 without it."""
+    formats = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
+    dtype = formats.get(str(trainer.precision))
+    return 0.0 if dtype is None else float(torch.finfo(dtype).eps)
+
+
 @contextmanager
 def open_snapshot(
     trainer: Any,
@@ -247,9 +255,14 @@ def open_snapshot(
     space = select_parameters(pl_module, settings.parameters)
     with Replay(trainer, pl_module, loss_fn=settings.loss_fn, eval_mode=settings.eval_mode) as replay:
         average = rank_average(trainer)
+        batches = _over_ranks(batches, average)
         surfaces = [
             LossSurface(
-                replay.closure(seen.batch, seen.index), space, average=average, differentiation=settings.differentiation
+                replay.closure(seen.batch, seen.index),
+                space,
+                average=average,
+                differentiation=settings.differentiation,
+                rounding=autocast_rounding(trainer),
             )
             for seen in batches
         ]
@@ -258,6 +271,14 @@ def open_snapshot(
             yield Snapshot(surface, batches, step, trainer.optimizers, warm_starts)
         finally:
             surface.release()
+
+
+def _over_ranks(batches: Sequence[SeenBatch], average: RankAverage | None) -> list[SeenBatch]:
+    """The batches with the samples that all ranks saw together: weights and errors are then the same on every rank."""
+    if average is None:
+        return list(batches)
+    totals = average.totals([seen.samples for seen in batches])
+    return [replace(seen, samples=round(total)) for seen, total in zip(batches, totals, strict=True)]
 
 
 @contextmanager
@@ -272,8 +293,10 @@ def live_snapshot(
 ) -> Iterator[Snapshot]:
     """A snapshot on the graph of the training step itself, before its backward: no second forward, and no other weights."""
     space = select_parameters(pl_module, settings.parameters)
-    surface = LossSurface.from_graph(loss, space, average=rank_average(trainer))
+    average = rank_average(trainer)
+    batches = _over_ranks([seen], average)
+    surface = LossSurface.from_graph(loss, space, average=average)
     try:
-        yield Snapshot(surface, [seen], step, trainer.optimizers, warm_starts)
+        yield Snapshot(surface, batches, step, trainer.optimizers, warm_starts)
     finally:
         surface.release()
