@@ -59,8 +59,9 @@ def slope_of_blocks(means: Sequence[float], squares: Sequence[float], block: int
     line_within = BLOCKS * block * (slope_per_block / block) ** 2 * (block**2 - 1) / 12
     noise = math.sqrt((block * residual + max(math.fsum(squares) - line_within, 0.0)) / (BLOCKS * block - 2))
     power = float(np.mean(levels[2:] ** 2))
-    correlation_time = block * power / noise**2 if noise > 0 else 1.0
-    if noise > 0 and BLOCKS * block < _CORRELATION_TIMES * correlation_time:
+    variance = noise * noise  # may underflow to zero where the noise does not
+    correlation_time = block * power / variance if variance > 0 else 1.0
+    if variance > 0 and BLOCKS * block < _CORRELATION_TIMES * correlation_time:
         # Residuals that wander, or that are all curvature (a full-batch loss). Increments are white even for a random
         # walk, and over-dispersed for anything less: the test on their mean holds for both, and costs power only.
         increments = _INCREMENT_BASIS @ np.diff(series)

@@ -25,6 +25,7 @@ from landscape_callbacks.diagnosis.windows import BLOCKS, DoublingWindows
 
 _ZETA_THREE_HALVES = 2.6123753486854883
 _FIRST_LOSSES = 8
+_LARGEST_LOSS = 1e100  # squares of anything larger overflow; such a loss is as good as infinite
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ class LossTrend:
         for loss in losses:
             value = float(loss)
             self._steps += 1
-            if not math.isfinite(value):
+            if not abs(value) < _LARGEST_LOSS:  # NaN is not
                 self._nonfinite += 1
                 continue
             if len(self._first) < _FIRST_LOSSES:

@@ -5,6 +5,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from landscape_callbacks.diagnosis import trend as trend_module
 from landscape_callbacks.diagnosis.trend import LossTrend
@@ -160,3 +162,13 @@ def test_shares_of_the_error_rate_sum_to_at_most_one():
 def test_refusals(options):
     with pytest.raises(ValueError, match=str(next(iter(options.values())))):
         LossTrend(**options)
+
+
+@given(st.lists(st.floats(allow_nan=True, allow_infinity=True), min_size=60, max_size=200))
+@settings(max_examples=50, deadline=None)
+def test_whatever_the_losses_are_there_is_an_answer(losses):
+    trend = LossTrend()
+    assert trend.update_many(losses) in ("progressing", "plateau", "rising", "undetermined")
+    report = trend.report()
+    assert report.steps == len(losses)
+    assert 0 <= report.plateau_score <= 1
