@@ -182,7 +182,7 @@ def healthy_digits(seed: int) -> Problem:
     torch.manual_seed(seed)
     net = nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10))
     inputs, targets = _digits()
-    return Problem("tanh net, digits, SGD B=32", net, cross_entropy, inputs, targets, 32, 0.05, -math.inf, 4000)
+    return Problem("tanh net, digits, SGD B=32", net, cross_entropy, inputs, targets, 32, 0.05, -math.inf, 3000)
 
 
 def slow_valley(seed: int) -> Problem:
@@ -198,7 +198,7 @@ def slow_valley(seed: int) -> Problem:
     generator = torch.Generator().manual_seed(seed)
     start = torch.tensor([0.1, 0.1, 0.1, 120.0], dtype=torch.float64)
     inputs, targets = fresh(generator, 8)
-    return Problem("slow valley, SGD B=8", Point(start), loss, inputs, targets, 8, 0.2, -math.inf, 4000, fresh=fresh)
+    return Problem("slow valley, SGD B=8", Point(start), loss, inputs, targets, 8, 0.2, -math.inf, 3000, fresh=fresh)
 
 
 HEALTHY = {"healthy_digits": healthy_digits, "slow_valley": slow_valley}
@@ -345,22 +345,89 @@ def quiet() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 
 
+def median(values: list[float]) -> float:
+    return statistics.median(values)
+
+
+def cell(outcomes: list[Outcome]) -> str:
+    """Median steps and samples to the target over the runs that reached it, and how many did."""
+    reached = [outcome for outcome in outcomes if outcome.reached is not None]
+    if not reached:
+        return f"none of {len(outcomes)}"
+    steps, samples = median([o.reached or 0 for o in reached]), median([o.samples for o in reached])
+    share = "" if len(reached) == len(outcomes) else f" ({len(reached)} of {len(outcomes)})"
+    return f"{steps:.0f} / {samples / 1000:.3g}k{share}"
+
+
+def steps_to_target(keys: list[str], methods: list[str], seeds: int) -> None:
+    print(f"## Steps / samples to the target, medians over {seeds} seeds\n")
+    print(
+        "Samples count probes. ReduceLROnPlateau: factor 0.5, patience 10 epochs of 50 steps, on their mean loss. "
+        "The adjuster has its default settings, but no time budget, so that nothing depends on the machine.\n"
+    )
+    print("| problem | " + " | ".join(methods) + " | actions of diagnose, seed 0 |")
+    print("|---" * (len(methods) + 2) + "|", flush=True)
+    found: dict[tuple[str, str], list[Outcome]] = {}
+    for key in keys:
+        name = PROBLEMS[key](0).name
+        for method in methods:
+            found[key, method] = [train(PROBLEMS[key](seed), method, seed) for seed in range(seeds)]
+        last = found[key, "diagnose"][0].actions if "diagnose" in methods else ()
+        cells = [cell(found[key, method]) for method in methods]
+        print(f"| {name} | " + " | ".join(cells) + f" | {', '.join(last) or 'none'} |", flush=True)
+    if not {"constant", "diagnose"} <= set(methods):
+        return
+    ratios = {}
+    for key in keys:
+        pairs = zip(found[key, "constant"], found[key, "diagnose"], strict=True)
+        shares = [(d.reached or math.inf) / c.reached for c, d in pairs if c.reached is not None]
+        if shares:
+            ratios[key] = max(shares)
+    worst = max(ratios, key=lambda key: ratios[key])
+    print(
+        f"\nWorst run of diagnose against the constant rate, in steps: {ratios[worst]:.2f} ({PROBLEMS[worst](0).name})."
+    )
+
+
+def never_cut_early(seeds: int) -> None:
+    print(f"\n## Healthy long runs, {seeds} seeds each: cuts that should not be\n")
+    print("| problem | method | runs with a cut | first cut at step | last loss over that of the constant rate |")
+    print("|---|---|---|---|---|", flush=True)
+    for build in HEALTHY.values():
+        constant = [tail_loss(train(build(seed), "constant", seed)) for seed in range(seeds)]
+        for method in ("ReduceLROnPlateau", "trend", "diagnose"):
+            outcomes = [train(build(seed), method, seed) for seed in range(seeds)]
+            cuts = [first_cut(outcome) for outcome in outcomes]
+            steps = [step for step in cuts if step is not None]
+            worse = median([tail_loss(o) / c for o, c in zip(outcomes, constant, strict=True)])
+            first = f"{min(steps)}" if steps else "–"
+            print(f"| {build(0).name} | {method} | {len(steps)} of {seeds} | {first} | {worse:.3f} |", flush=True)
+
+
+def tail_loss(outcome: Outcome) -> float:
+    """Mean loss over the whole data in the last tenth of a run."""
+    truths = outcome.referee.truths
+    return statistics.fmean(truths[-len(truths) // 10 :])
+
+
+def first_cut(outcome: Outcome) -> int | None:
+    """The first step at which the learning rate is below that of the step before."""
+    rates = outcome.referee.rates
+    return next((step for step in range(1, len(rates)) if rates[step] < rates[step - 1]), None)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--healthy-seeds", type=int, default=20)
     parser.add_argument("--only", nargs="*", default=list(PROBLEMS))
     parser.add_argument("--methods", nargs="*", default=list(METHODS))
-    parser.add_argument("--verbose", action="store_true")
     arguments = parser.parse_args()
     quiet()
-    for key in arguments.only:
-        for method in arguments.methods:
-            outcomes = [train({**PROBLEMS, **HEALTHY}[key](seed), method, seed) for seed in range(arguments.seeds)]
-            reached = [outcome.reached for outcome in outcomes]
-            print(key, method, reached, [round(o.last_loss, 5) for o in outcomes], flush=True)
-            if arguments.verbose:
-                for outcome in outcomes:
-                    print("   ", outcome.actions, round(outcome.samples))
+    if arguments.only:
+        steps_to_target(arguments.only, arguments.methods, arguments.seeds)
+    if arguments.healthy_seeds:
+        never_cut_early(arguments.healthy_seeds)
 
 
 if __name__ == "__main__":

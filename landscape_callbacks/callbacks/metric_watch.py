@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from landscape_callbacks.diagnosis.trend import LossTrend
+from landscape_callbacks.training.distributed import rank_average
 
 
 class MetricWatch:
@@ -35,14 +34,14 @@ class MetricWatch:
             after: ``"validation"`` or ``"epoch"``. It is read at the first hook at which it is there:
                 a metric of validation is still there at the end of the epoch, and would be read twice.
         """
-        if self._read_after not in (None, after) or self.monitor not in trainer.callback_metrics:
+        if self._read_after not in (None, after):
+            return False
+        logged = trainer.callback_metrics.get(self.monitor)
+        reading = mean_where_known(trainer, None if logged is None else float(logged))
+        if reading is None:
             return False
         self._read_after = after
-        reading = trainer.callback_metrics[self.monitor].detach().double().reshape(())
-        if trainer.world_size > 1:
-            torch.distributed.all_reduce(reading)
-            reading /= trainer.world_size
-        self.trend.update(self.sign * float(reading))
+        self.trend.update(self.sign * reading)
         return True
 
     def is_missing(self, trainer: Any) -> str | None:

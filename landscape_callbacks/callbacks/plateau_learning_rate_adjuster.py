@@ -10,7 +10,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from landscape_callbacks.callbacks.learning_rate_actions import carry_out, current_rates, other_controllers, peak_rates
 from landscape_callbacks.callbacks.loss_watch import LossWatch
 from landscape_callbacks.callbacks.metric_watch import MetricWatch
-from landscape_callbacks.callbacks.probing import LEAST_BATCHES, Look, look_at
+from landscape_callbacks.callbacks.probing import LEAST_BATCHES, Look, NoVerdictError, look_at
 from landscape_callbacks.diagnosis.learning_rate_policy import (
     POLICIES,
     LearningRatePolicy,
@@ -222,16 +222,18 @@ class PlateauLearningRateAdjuster(Monitor):
         """Probes the surface; what follows from it is decided after the snapshot is closed."""
         full_batch = self.full_batch
         if full_batch is None:
-            full_batch = trainer.num_training_batches == 1 and trainer.world_size == 1
-        look = look_at(
-            trainer, snapshot, self.watch.trend.report(), initial_loss=self.watch.initial, full_batch=full_batch
-        )
-        if isinstance(look, str):
-            self.coordinator.warn(f"{type(self).__name__} {look}", f"{type(self).__name__} could not tell: {look}")
+            full_batch = trainer.num_training_batches == 1
+        trend, initial_loss = self.watch.trend.report(), self.watch.initial
+        try:
+            look = look_at(trainer, snapshot, trend, initial_loss=initial_loss, full_batch=full_batch)
+        except NoVerdictError as reason:
+            if trainer.world_size > 1:
+                raise
+            self.coordinator.warn(f"{type(self).__name__} {reason}", f"{type(self).__name__} could not tell: {reason}")
             return Report()
         self._look = look
         self.probe_cost += look.verdict.cost
-        a_step = snapshot.batches[-1].samples * trainer.accumulate_grad_batches * trainer.world_size
+        a_step = look.probe.measurement.samples / look.probe.measurement.microbatches * trainer.accumulate_grad_batches
         self.cadence.unasked_from = math.ceil(self.probe_cost / (_UNASKED_SHARE * a_step))
         return Report({"learning_rate/probe_cost": self.probe_cost})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -19,6 +19,10 @@ from landscape_callbacks.surface.probe import Probe, probe_surface
 from landscape_callbacks.training.snapshot import Snapshot
 
 LEAST_BATCHES = 4
+
+
+class NoVerdictError(Exception):
+    """There can be no verdict now; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ def look_at(
     initial_loss: float,
     full_batch: bool,
     initial: Tensor | None = None,
-) -> Look | str:
+) -> Look:
     """Probes the surface and gives the verdict.
 
     Args:
@@ -72,15 +76,20 @@ def look_at(
         initial: Where the search for the lowest eigenvalue starts.
 
     Returns:
-        The look, or a sentence that says why there is none.
+        The look.
+
+    Raises:
+        NoVerdictError: When there can be no verdict now, with a sentence that says why. On several ranks let it pass:
+            that is how the others learn of it.
     """
     optimizer = snapshot.optimizer()
     if optimizer is None:
-        return "Several optimizers move the measured parameters; choose those of one by parameters=..."
+        raise NoVerdictError("Several optimizers move the measured parameters; choose those of one by parameters=...")
     if optimizer.why_not is not None:
-        return optimizer.why_not
+        raise NoVerdictError(optimizer.why_not)
     if not optimizer.learning_rate:
-        return "The learning rate is zero now."
+        raise NoVerdictError("The learning rate is zero now.")
+    # A snapshot counts the samples of all ranks, whose losses and gradients its surfaces average.
     surfaces, samples = list(snapshot.surfaces), snapshot.batches[-1].samples
     if full_batch:
         surfaces = surfaces[-1:]
@@ -89,7 +98,9 @@ def look_at(
         samples = Counter(seen.samples for seen in snapshot.batches).most_common(1)[0][0]
         surfaces = [s for s, seen in zip(surfaces, snapshot.batches, strict=True) if seen.samples == samples]
         if len(surfaces) < LEAST_BATCHES:
-            return f"Only {len(surfaces)} batches of {samples} samples passed by so far; a probe needs {LEAST_BATCHES}."
+            raise NoVerdictError(
+                f"Only {len(surfaces)} batches of {samples} samples passed by so far; a probe needs {LEAST_BATCHES}."
+            )
     probe = probe_surface(
         surfaces,
         samples,
@@ -100,15 +111,11 @@ def look_at(
         initial=initial,
         seed=snapshot.step,
     )
-    measurement = probe.measurement
-    if full_batch and math.isnan(measurement.loss_spread) and math.isfinite(initial_loss):
-        # One batch tells nothing of the spread over samples. Losses start at a few times their spread.
-        probe = replace(probe, measurement=replace(measurement, loss_spread=0.1 * abs(initial_loss)))
     form = optimizer.stability_form
     situation = Situation(
         learning_rate=optimizer.learning_rate,
         effective_learning_rate=effective_learning_rate(learning_rate=optimizer.learning_rate, **form),
-        batch_size=math.inf if full_batch else samples * trainer.accumulate_grad_batches * trainer.world_size,
+        batch_size=math.inf if full_batch else samples * trainer.accumulate_grad_batches,
         curvature_limit=curvature_limit(learning_rate=optimizer.learning_rate, **form),
         trend=trend,
         initial_loss=initial_loss,

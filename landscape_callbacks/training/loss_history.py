@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from landscape_callbacks.training.distributed import rank_average
+
 
 class LossHistory:
     """Gathers one loss an optimizer step where it is, and hands them out in blocks.
@@ -59,9 +61,9 @@ class LossHistory:
         if not losses:
             return []
         block = torch.stack(losses)
-        if trainer is not None and trainer.world_size > 1:
-            torch.distributed.all_reduce(block)
-            block /= trainer.world_size
+        average = None if trainer is None else rank_average(trainer)
+        if average is not None:
+            block = average(block)
         values: list[float] = block.tolist()
         return values
 

@@ -250,3 +250,46 @@ def test_a_resumed_run_decides_as_the_uninterrupted_one(tmp_path):
     assert resumed.state == whole.state
     assert math.isfinite(resumed.probe_cost)
     assert resumed.probe_cost == whole.probe_cost
+
+
+class _Dump(_Losses):
+    """Leaves what a rank saw where the test finds it."""
+
+    def __init__(self, path, adjuster):
+        super().__init__()
+        self.path, self.adjuster = path, adjuster
+
+    def on_train_end(self, trainer, pl_module):
+        seen = {
+            "rates": self.rates,
+            "losses": self.losses,
+            "actions": [(step, decision.action, decision.factor) for step, decision in self.adjuster.history],
+            "state": self.adjuster.state,
+            "cost": self.adjuster.probe_cost,
+        }
+        torch.save(seen, self.path / f"rank{trainer.global_rank}.pt")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["diagnose", "trend"])
+def test_both_ranks_decide_the_same(tmp_path, policy):
+    noise = torch.randn(16 * 700, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    adjuster = _adjuster(policy=policy, horizon=30, batches=8, cooldown=20)
+    trainer = Trainer(
+        max_steps=700,
+        accelerator="cpu",
+        devices=2,
+        strategy="ddp_fork",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        callbacks=[adjuster, _Dump(tmp_path, adjuster)],
+        default_root_dir=tmp_path,
+    )
+    trainer.fit(_Problem(_noisy, [0.5] * 4, lr=0.5), DataLoader(TensorDataset(noise), batch_size=8))
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=False) for rank in range(2))
+    assert first["actions"]
+    assert first["losses"] != second["losses"], "the ranks have to see different data"
+    for key in ("rates", "actions", "state", "cost"):
+        assert first[key] == second[key]
