@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from landscape_callbacks.training.cadence import Cadence, Clock
+from landscape_callbacks.training.distributed import all_ranks_know, has_to_speak, largest_of_ranks, rank_average
 from landscape_callbacks.training.figure_logging import log_figure
 from landscape_callbacks.training.record_writer import RecordWriter
 from landscape_callbacks.training.replay import StepSkipped
@@ -44,6 +45,7 @@ class Coordinator:
         self.warn = WarnOnce()
         self._recent: deque[SeenBatch] = deque(maxlen=1)
         self._warm_starts: dict[SurfaceSettings, WarmStarts] = {}
+        self._guards = 0
         self._live_due: list[Monitor] = []
         self._writer: RecordWriter | None = None
 
@@ -144,10 +146,31 @@ class Coordinator:
                     self.log(trainer, report, step)
 
     @contextmanager
-    def guarded(self, name: str, trainer: Any, step: int) -> Iterator[None]:
-        """A measurement that fails inside the block warns once with its reason and is counted; training goes on."""
+    def guarded(self, name: str, trainer: Any, step: int, *, alone: bool = False) -> Iterator[None]:
+        """A measurement that fails inside the block warns once with its reason and is counted; training goes on.
+
+        All ranks enter and leave the block together: when one fails in it, all do. See :class:`RankAverage`.
+
+        Args:
+            name: Who measures.
+            trainer: The trainer.
+            step: Step of the x axis.
+            alone: The block holds nothing that ranks do together (logging), so that each rank fails for itself.
+        """
+        average = None if alone else rank_average(trainer)
+        if average is not None and self._guards:
+            average.agree()
+        self._guards += 1
         try:
-            yield
+            try:
+                yield
+            except Exception as error:
+                if average is not None and not all_ranks_know(error):
+                    average.agree(error)
+                raise
+            else:
+                if average is not None:
+                    average.agree()
         except StepSkipped:
             return
         except Exception as error:
@@ -157,30 +180,34 @@ class Coordinator:
                 f"{name} {type(error).__name__}",
                 f"{name} could not measure at step {step} ({reason}). Training goes on untouched; further failures of this kind are "
                 "counted in 'landscape/failed_measurements'.",
+                every_rank=has_to_speak(error),
             )
+        finally:
+            self._guards -= 1
 
     @contextmanager
     def timed(self, trainer: Any, cadences: Sequence[Cadence], step: int, already: float = 0.0) -> Iterator[None]:
         """Books the time of the block, and ``already`` seconds before it, on the cadences, and lets them plan their next step."""
         _synchronize(trainer)
         started = time.perf_counter()
-        try:
-            yield
-        finally:
-            _synchronize(trainer)
-            now = time.perf_counter()
-            seconds = now - started + already
-            self.clock.paused(seconds)
-            self.spent += seconds
-            unique = list({id(cadence): cadence for cadence in cadences}.values())
-            agreed = _largest_of_ranks(trainer, [seconds, -self.clock.training_seconds(now), self.clock.seconds_per_step(now)])
-            for cadence in unique:
-                cadence.measured(step, agreed[0] / len(unique))
-                cadence.plan(step, -agreed[1], agreed[2])
+        # No ``finally``: what ends the run (an interrupt) ends it at once, without a word to ranks that may not be listening.
+        yield
+        _synchronize(trainer)
+        now = time.perf_counter()
+        seconds = now - started + already
+        self.clock.paused(seconds)
+        self.spent += seconds
+        unique = list({id(cadence): cadence for cadence in cadences}.values())
+        if not unique:
+            return
+        agreed = largest_of_ranks(trainer, [seconds, -self.clock.training_seconds(now), self.clock.seconds_per_step(now)])
+        for cadence in unique:
+            cadence.measured(step, agreed[0] / len(unique))
+            cadence.plan(step, -agreed[1], agreed[2])
 
     def log(self, trainer: Any, report: Report, step: int) -> None:
         """Sends a report to the loggers and the record file, with what measuring has cost so far. A logger that raises is a failed log."""
-        with self.guarded("logging", trainer, step):
+        with self.guarded("logging", trainer, step, alone=True):
             scalars = dict(report.scalars)
             scalars["landscape/overhead"] = self.overhead()
             if self.failed:
@@ -194,11 +221,21 @@ class Coordinator:
                 log_figure(trainer, tag, drawing, step)
 
     def is_due(self, trainer: Any, cadence: Cadence, step: int) -> bool:
-        """Whether a cadence measures at ``step``: the step has come and the budget allows it, on every rank."""
+        """Whether a cadence measures at ``step``: the step has come and the budget allows it, on every rank.
+
+        Where it does not, the measurement is planned anew, so that ranks need no word at each of the steps that follow.
+        """
         if not cadence.is_due(step):
             return False
-        affords = cadence.affords(step, self.clock.training_seconds(time.perf_counter()))
-        return affords if trainer.world_size == 1 else bool(trainer.strategy.reduce_boolean_decision(affords, all=True))
+        if cadence.max_overhead is None:
+            return True
+        now = time.perf_counter()
+        own = [-self.clock.training_seconds(now), self.clock.seconds_per_step(now), cadence.expected]
+        less_training, pace, cadence.expected = largest_of_ranks(trainer, own)
+        if cadence.affords(step, -less_training):
+            return True
+        cadence.plan(step, -less_training, pace)
+        return False
 
     def seconds_per_step(self) -> float:
         """Mean training time of one step so far, without measurements."""
@@ -218,11 +255,3 @@ def _synchronize(trainer: Any) -> None:
     device = trainer.strategy.root_device
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _largest_of_ranks(trainer: Any, values: list[float]) -> list[float]:
-    if trainer.world_size == 1:
-        return values
-    shared = torch.tensor(values, dtype=torch.float64, device=trainer.strategy.root_device)
-    torch.distributed.all_reduce(shared, op=torch.distributed.ReduceOp.MAX)
-    return [float(value) for value in shared.tolist()]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+import torch.utils.checkpoint
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -23,8 +25,9 @@ class StepSkipped(Exception):
 class Replay:
     """Evaluates the loss of batches at the current weights, always the same function, without a trace.
 
-    Between ``__enter__`` and ``__exit__`` logging is muted. Each evaluation starts from the module state and the random streams that were found
-    at ``__enter__``, so the dropout mask, and everything else that a step draws, is that of the training step that follows.
+    Between ``__enter__`` and ``__exit__`` logging is muted and the module holds clones of its buffers, also between evaluations: activation
+    checkpointing runs parts of the step again in every backward. Each evaluation starts from the module state and the random streams that
+    were found at ``__enter__``, so the dropout mask, and everything else that a step draws, is that of the training step that follows.
 
     Args:
         trainer: The trainer, inside ``fit``.
@@ -40,6 +43,7 @@ class Replay:
         self._module = pl_module
         self._loss_fn = loss_fn
         self._eval_mode = eval_mode
+        self._kernels = _enabled_attention_kernels()
         self._stack = ExitStack()
         self._random: RandomState | None = None
         self._state: ModuleState | None = None
@@ -48,9 +52,19 @@ class Replay:
         with ExitStack() as stack:
             self._random = stack.enter_context(preserved_random_state(self._module.device))
             stack.enter_context(muted_logging(self._trainer, self._module))
+            stack.enter_context(_differentiable_twice())
             self._state = ModuleState(self._module)
+            stack.callback(self._state.restore)
+            self._stage(self._state)
             self._stack = stack.pop_all()
         return self
+
+    def _stage(self, state: ModuleState) -> None:
+        """The module as it was found, on clones."""
+        state.restore()
+        state.put_clones()
+        if self._eval_mode:
+            self._module.eval()
 
     def __exit__(self, *exception: Any) -> None:
         self._stack.close()
@@ -68,12 +82,16 @@ class Replay:
         if self._random is None or self._state is None:
             raise RuntimeError("The measurement is over; the loss of this batch cannot be evaluated any more.")
         self._random.restore()
-        with self._state.isolated(), self._forward_context():
-            if self._eval_mode:
-                self._module.eval()
-            if self._loss_fn is not None:
-                return self._loss_fn(self._module, batch)
-            return self._training_step_loss(batch, batch_idx)
+        self._stage(self._state)
+        try:
+            with self._forward_context():
+                # Logs go nowhere, so nothing is to be reduced over ranks for them (sync_dist).
+                self._module.log = self._module.log_dict = _log_nothing
+                if self._loss_fn is not None:
+                    return self._loss_fn(self._module, batch)
+                return self._training_step_loss(batch, batch_idx)
+        finally:
+            self._stage(self._state)
 
     def _training_step_loss(self, batch: Any, batch_idx: int) -> Tensor:
         arguments = self._trainer.fit_loop.epoch_loop._build_kwargs(OrderedDict(), batch, batch_idx)
@@ -93,8 +111,47 @@ class Replay:
             stack.enter_context(self._trainer.precision_plugin.train_step_context())
             # A cached half-precision copy of a weight would be used in place of the weight that was moved since.
             torch.clear_autocast_cache()
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
-            if torch.is_grad_enabled():
-                # Flash and memory-efficient attention have no second derivative.
-                stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            if not torch.is_grad_enabled():
+                # Without derivatives the kernels of training serve, and the loss is that of training to the bit.
+                stack.enter_context(sdpa_kernel(self._kernels))
             yield
+
+
+def _enabled_attention_kernels() -> list[SDPBackend]:
+    enabled = {
+        SDPBackend.FLASH_ATTENTION: torch.backends.cuda.flash_sdp_enabled(),
+        SDPBackend.EFFICIENT_ATTENTION: torch.backends.cuda.mem_efficient_sdp_enabled(),
+        SDPBackend.MATH: torch.backends.cuda.math_sdp_enabled(),
+        SDPBackend.CUDNN_ATTENTION: torch.backends.cuda.cudnn_sdp_enabled(),
+    }
+    return [kernel for kernel, on in enabled.items() if on]
+
+
+@contextmanager
+def _differentiable_twice() -> Iterator[None]:
+    """What has no second derivative is replaced by its equal that has one, in forwards and in what backwards run again."""
+    with ExitStack() as stack:
+        # Compiled code has none. The compiler is imported (seconds) only by those who use it.
+        if "torch._dynamo" in sys.modules:
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        # Flash and memory-efficient attention have none.
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        # ``torch.autograd.grad`` silently passes over parameters inside of reentrant checkpoints.
+        original = torch.utils.checkpoint.CheckpointFunction
+        torch.utils.checkpoint.CheckpointFunction = _NonReentrant  # type: ignore[misc, assignment]
+        stack.callback(setattr, torch.utils.checkpoint, "CheckpointFunction", original)
+        yield
+
+
+class _NonReentrant:
+    """In place of ``torch.utils.checkpoint.CheckpointFunction``: the same region, checkpointed in the other way."""
+
+    @staticmethod
+    def apply(function: Callable[..., Any], preserve_rng_state: bool, *inputs: Any) -> Any:
+        return torch.utils.checkpoint.checkpoint(
+            function, *inputs, use_reentrant=False, preserve_rng_state=preserve_rng_state
+        )
+
+
+def _log_nothing(*_: Any, **__: Any) -> None:
+    """In place of ``self.log`` and ``self.log_dict`` while a step is replayed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -84,11 +85,20 @@ class WarnOnce:
     def __init__(self) -> None:
         self._given: set[str] = set()
 
-    def __call__(self, reason: str, message: str) -> None:
-        """Gives ``message`` unless a warning for the same ``reason`` was given before."""
+    def __call__(self, reason: str, message: str, *, every_rank: bool = False) -> None:
+        """Gives ``message`` unless a warning for the same ``reason`` was given before.
+
+        Args:
+            reason: What it is about.
+            message: What to say.
+            every_rank: Say it on whichever rank this is called on.
+        """
         if reason not in self._given:
             self._given.add(reason)
-            rank_zero_warn(message, category=RuntimeWarning, stacklevel=4)
+            if every_rank:
+                warnings.warn(f"[rank {rank_zero_only.rank}] {message}", RuntimeWarning, stacklevel=4)
+            else:
+                rank_zero_warn(message, category=RuntimeWarning, stacklevel=4)
 
 
 def _needs_double(value: float) -> bool:
