@@ -10,6 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from landscape_callbacks.callbacks.critical_learning_rate_monitor import (
+        CriticalLearningRateMonitor as CriticalLearningRateMonitor,
+    )
     from landscape_callbacks.callbacks.gradient_norm_monitor import GradientNormMonitor as GradientNormMonitor
     from landscape_callbacks.callbacks.hessian_eigenvalue_monitor import (
         HessianEigenvalueMonitor as HessianEigenvalueMonitor,
@@ -29,6 +32,7 @@ _MODULES = {
     "LandscapeMonitor": "callbacks.landscape_monitor",
     "GradientNormMonitor": "callbacks.gradient_norm_monitor",
     "HessianEigenvalueMonitor": "callbacks.hessian_eigenvalue_monitor",
+    "CriticalLearningRateMonitor": "callbacks.critical_learning_rate_monitor",
     "LossSliceMonitor": "callbacks.loss_slice_monitor",
     "LossPlaneMonitor": "callbacks.loss_plane_monitor",
     "SaddlePointMonitor": "callbacks.saddle_point_monitor",
@@ -40,6 +44,7 @@ __all__ = [
     "LandscapeMonitor",
     "GradientNormMonitor",
     "HessianEigenvalueMonitor",
+    "CriticalLearningRateMonitor",
     "LossSliceMonitor",
     "LossPlaneMonitor",
     "SaddlePointMonitor",

@@ -5,36 +5,57 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from lightning_utilities.core.rank_zero import rank_zero_info
+
+from landscape_callbacks.callbacks.critical_learning_rate_monitor import CriticalLearningRateMonitor
 from landscape_callbacks.callbacks.gradient_norm_monitor import GradientNormMonitor
 from landscape_callbacks.callbacks.hessian_eigenvalue_monitor import HessianEigenvalueMonitor
+from landscape_callbacks.callbacks.loss_plane_monitor import LossPlaneMonitor
+from landscape_callbacks.callbacks.loss_slice_monitor import LossSliceMonitor
+from landscape_callbacks.callbacks.saddle_point_monitor import SaddlePointMonitor
+from landscape_callbacks.callbacks.summary import print_summary
 from landscape_callbacks.training.compatibility import require_overhead
 from landscape_callbacks.training.lightning_namespace import Callback, MisconfigurationException
 from landscape_callbacks.training.monitor import Monitor
 from landscape_callbacks.training.replay import LossFunction
 
-Part = bool | Mapping[str, Any]
+Part = bool | dict[str, Any]
 
-# Shares of the budget; what a part does not spend stays unspent, and a tenth is kept for what hooks cost at every step.
-_SHARES = {"gradient_norms": 0.2, "eigenvalues": 0.7}
+# Shares of the budget. What a part does not spend stays unspent, and a tenth is kept for what hooks cost at every step. Eigenvalues and slices
+# measure together, on one share.
+_SHARES = {
+    "gradient_norms": 0.1,
+    "eigenvalues": 0.4,
+    "slices": 0.4,
+    "critical_learning_rate": 0.1,
+    "diagnosis": 0.2,
+    "plane": 0.1,
+}
 _LightningCallback = Callback.__mro__[1]
 
 
 class LandscapeMonitor(Callback):
     """Watches the loss landscape while a model trains, and leaves training as it was.
 
-    Logs gradient norms (:class:`GradientNormMonitor`), extreme Hessian eigenvalues and the stability ratio
-    (:class:`HessianEigenvalueMonitor`). All parts look at one snapshot a step, and together spend at most ``max_overhead`` of the training time.
+    Gradient norms, extreme Hessian eigenvalues with the stability ratio, loss slices, the critical learning rate, a diagnosis (stuck, settled, or going
+    on?) and a plane with the path of training at the end. All parts look at one snapshot a step, and together spend at most ``max_overhead`` of the
+    training time. At the end of the fit a short summary is printed.
 
     Args:
-        max_overhead: Share of training time that all parts together may take. ``None``: no budget, each part measures exactly every n
-            steps.
-        every_n_steps: Smallest distance of two measurements of curvature (optimizer steps).
+        max_overhead: Share of training time that all parts together may take. ``None``: no budget, each part measures exactly every n steps.
+        every_n_steps: Smallest distance of two measurements of curvature and slices (optimizer steps).
         gradient_norms: ``False`` leaves the part out; a mapping gives keywords of :class:`GradientNormMonitor`.
-        eigenvalues: ``False`` leaves the part out; a mapping gives keywords of :class:`HessianEigenvalueMonitor`.
-        batches: Batches to average curvature over: the last ones that passed by.
+        eigenvalues: The same for :class:`HessianEigenvalueMonitor`.
+        slices: The same for :class:`LossSliceMonitor`.
+        critical_learning_rate: The same for :class:`CriticalLearningRateMonitor`.
+        diagnosis: The same for :class:`SaddlePointMonitor`.
+        plane: The same for :class:`LossPlaneMonitor`. The plane is drawn with as many points as the budget has left.
+        summary: Print a summary at the end of the fit (rank zero).
+        batches: Batches to average curvature and slices over: the last ones that passed by.
         parameters: Regular expression on parameter names (``re.search``); ``None``: all trainable parameters.
         loss_fn: Called as ``loss_fn(pl_module, batch) -> scalar`` instead of replaying ``training_step``.
         eval_mode: Dropout off, batch-norm statistics frozen while measuring.
+        figures: Draw figures for the loggers, where matplotlib is installed.
         verbose: Print a line a measurement (rank zero).
 
     Raises:
@@ -54,23 +75,40 @@ class LandscapeMonitor(Callback):
         every_n_steps: int = 100,
         gradient_norms: Part = True,
         eigenvalues: Part = True,
+        slices: Part = True,
+        critical_learning_rate: Part = True,
+        diagnosis: Part = True,
+        plane: Part = True,
+        summary: bool = True,
         batches: int = 1,
         parameters: str | None = None,
         loss_fn: LossFunction | None = None,
         eval_mode: bool = False,
+        figures: bool = True,
         verbose: bool = False,
     ) -> None:
-        budget = require_overhead(type(self).__name__, max_overhead)
-        common = {"parameters": parameters, "loss_fn": loss_fn, "eval_mode": eval_mode, "verbose": verbose}
-        surface = {**common, "every_n_steps": every_n_steps, "batches": batches}
+        self.max_overhead = require_overhead(type(self).__name__, max_overhead)
+        self.summary = bool(summary)
         self.parts: dict[str, Monitor] = {}
         self._hooks: dict[str, list[Any]] = {}
-        self._add("gradient_norms", GradientNormMonitor, gradient_norms, common, budget)
-        self._add("eigenvalues", HessianEigenvalueMonitor, eigenvalues, surface, budget)
+        common = {"parameters": parameters, "loss_fn": loss_fn, "eval_mode": eval_mode, "verbose": verbose}
+        surface = {**common, "every_n_steps": every_n_steps, "batches": batches}
+        lines = {"directions": ["update", "largest_eigenvector", "random"], "figures": figures}
+        end = {"planes": ["trajectory"], "every_n_epochs": 0, "last_within_budget": True, "figures": figures, "batches": batches}
+        self._add("gradient_norms", GradientNormMonitor, gradient_norms, common)
+        self._add("eigenvalues", HessianEigenvalueMonitor, eigenvalues, surface)
+        self._add("slices", LossSliceMonitor, slices, {**surface, **lines})
+        self._add("critical_learning_rate", CriticalLearningRateMonitor, critical_learning_rate, common)
+        self._add("diagnosis", SaddlePointMonitor, diagnosis, common)
+        self._add("plane", LossPlaneMonitor, plane, {**common, **end})
         if not self.parts:
             raise MisconfigurationException("LandscapeMonitor: every part is off; leave at least one on, or take the callback out.")
+        if {"eigenvalues", "slices"} <= self.parts.keys():
+            curvature, curves = self.parts["eigenvalues"], self.parts["slices"]
+            if (curvature.every_n_steps, curvature.max_overhead) == (curves.every_n_steps, curves.max_overhead):
+                curves.cadence = curvature.cadence
 
-    def _add(self, name: str, monitor: type[Monitor], part: Part, defaults: dict[str, Any], budget: float | None) -> None:
+    def _add(self, name: str, monitor: type[Monitor], part: Part, defaults: dict[str, Any]) -> None:
         if part is False:
             return
         if part is not True and not isinstance(part, Mapping):
@@ -78,11 +116,34 @@ class LandscapeMonitor(Callback):
                 f"LandscapeMonitor: {name} has to be True, False or keywords of {monitor.__name__} as a mapping, got {part!r}."
             )
         own = {} if part is True else dict(part)
-        share = None if budget is None else budget * _SHARES[name]
+        share = None if self.max_overhead is None else self.max_overhead * _SHARES[name]
         try:
             self.parts[name] = monitor(**{**defaults, "max_overhead": share, **own})
         except TypeError as error:
             raise MisconfigurationException(f"LandscapeMonitor: {name}={part!r} does not fit {monitor.__name__}: {error}.") from error
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Leaves out the parts that need other weights where those cannot be evaluated, and sets the others up."""
+        if stage == "fit" and not pl_module.automatic_optimization:
+            self._leave_out([name for name, part in self.parts.items() if part.needs_other_weights and part.settings.loss_fn is None])
+        for act in self._acting("setup"):
+            act(trainer, pl_module, stage)
+
+    def _leave_out(self, names: list[str]) -> None:
+        if names:
+            rank_zero_info(
+                f"LandscapeMonitor leaves out {', '.join(names)}: under manual optimization the loss cannot be evaluated at other weights. "
+                "Give loss_fn=... to have them."
+            )
+        self.parts = {name: part for name, part in self.parts.items() if name not in names}
+        self._hooks = {}
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Ends every part, and prints the summary."""
+        for act in self._acting("on_train_end"):
+            act(trainer, pl_module)
+        if self.summary:
+            print_summary(trainer, self.parts)
 
     def _acting(self, hook: str) -> list[Any]:
         """The parts' own methods for a hook; looked up once, since hooks run at every batch."""
@@ -118,6 +179,6 @@ def _forward(hook: str) -> Any:
     return call_parts
 
 
-for _hook in [name for name in vars(_LightningCallback) if name.startswith(("on_", "setup", "teardown"))]:
-    if "checkpoint" not in _hook:
+for _hook in [name for name in vars(_LightningCallback) if name.startswith(("on_", "teardown"))]:
+    if "checkpoint" not in _hook and _hook not in vars(LandscapeMonitor):
         setattr(LandscapeMonitor, _hook, _forward(_hook))

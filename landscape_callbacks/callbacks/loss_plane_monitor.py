@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -22,6 +24,7 @@ from landscape_callbacks.training.snapshot import EigenRequest, Snapshot, select
 
 _EIGEN_TOLERANCE = 1e-2
 # A forward pass is about a third of a training step.
+_LEAST_POINTS = 9
 _FORWARD_SHARE = 1 / 3
 
 
@@ -43,6 +46,7 @@ class LossPlaneMonitor(Monitor):
         every_n_epochs: At the end of which epochs; 0: at the end of the fit only.
         max_overhead: Share of training time that measurements may take, the last one left out; ``None``: draw after
             exactly every n epochs.
+        last_within_budget: Keep the last one within ``max_overhead`` too, with fewer points (at least 9 along an axis, or none at all).
         points: Points along each axis, about; the grid always holds the current weights.
         batches: Batches to average over: the last ones that passed by.
         max_snapshots: Most snapshots of the path.
@@ -79,6 +83,7 @@ class LossPlaneMonitor(Monitor):
         planes: Sequence[str] = ("trajectory", "random"),
         every_n_epochs: int = 1,
         max_overhead: float | None = 0.05,
+        last_within_budget: bool = False,
         points: int = 25,
         batches: int = 1,
         max_snapshots: int = 64,
@@ -110,6 +115,7 @@ class LossPlaneMonitor(Monitor):
         self.planes = tuple(require_choice(name, "planes", entry, PLANES) for entry in dict.fromkeys(planes))
         self.every_n_epochs = require_positive_int(name, "every_n_epochs", every_n_epochs, minimum=0)
         self.points = require_positive_int(name, "points", points, minimum=3)
+        self.last_within_budget = bool(last_within_budget)
         self.max_snapshots = require_positive_int(name, "max_snapshots", max_snapshots, minimum=4)
         self.max_megabytes = require_positive_int(name, "max_megabytes", max_megabytes)
         self.path_in_checkpoint = bool(path_in_checkpoint)
@@ -121,6 +127,7 @@ class LossPlaneMonitor(Monitor):
         self._trajectory: Trajectory | None = None
         self._resumed: dict[str, Any] | None = None
         self._measured_at = -1
+        self._points_now = self.points
 
     @property
     def state_key(self) -> str:
@@ -176,7 +183,10 @@ class LossPlaneMonitor(Monitor):
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Looks at the planes at the end, whatever it costs."""
         self._follow(trainer)
-        if self._measured_at < current_step(trainer):
+        if self.last_within_budget:
+            # Clocks differ between ranks; the grid must not.
+            self._points_now = int(trainer.strategy.broadcast(self._affordable_points()))
+        if self._measured_at < current_step(trainer) and self._points_now:
             self.coordinator.measure_now(trainer, pl_module, self)
         if self.tsne and self.figures:
             step = current_step(trainer)
@@ -200,7 +210,7 @@ class LossPlaneMonitor(Monitor):
         records: list[Record] = []
         for name in self.planes:
             with self.coordinator.guarded(f"{type(self).__name__} ({name})", trainer, snapshot.step):
-                view = view_of(name, snapshot, self.trajectory, points=self.points, seed=self.seed)
+                view = view_of(name, snapshot, self.trajectory, points=self._points_now, seed=self.seed)
                 if view is None:
                     continue
                 result = loss_plane(snapshot.surface, view.first, view.second, x=view.x, y=view.y)
@@ -235,6 +245,15 @@ class LossPlaneMonitor(Monitor):
 
         layout = tsne_coordinates(snapshot_inner_products(self.trajectory).numpy(), seed=self.seed)
         return Drawing(partial(tsne_figure, layout, self.trajectory.steps, theme=self.theme), {"coordinates": layout})
+
+    def _affordable_points(self) -> int:
+        """Points along an axis that the rest of the budget pays for; 0 when those are fewer than are worth drawing."""
+        if self.max_overhead is None:
+            return self.points
+        left = self.max_overhead * self.coordinator.clock.training_seconds(time.perf_counter()) - self.cadence.spent
+        forward = self.coordinator.seconds_per_step() * _FORWARD_SHARE * len(self.planes) * self.settings.batches
+        points = math.isqrt(max(0, int(left / forward))) if forward > 0.0 else self.points
+        return min(self.points, points) if points >= _LEAST_POINTS else 0
 
     def _estimate_cost(self, trainer: Any) -> None:
         if self.cadence.spent == 0.0:

@@ -1,0 +1,61 @@
+"""What a run's monitors saw, in a few lines at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lightning_utilities.core.rank_zero import rank_zero_only
+
+from landscape_callbacks.callbacks.saddle_point_monitor import SaddlePointMonitor
+from landscape_callbacks.training.monitor import Monitor
+
+_NAMES = {
+    "gradient_norms": "gradient norms",
+    "critical_learning_rate": "critical learning rate",
+}
+
+
+@rank_zero_only
+def print_summary(trainer: Any, parts: Mapping[str, Monitor]) -> None:
+    """Prints what was measured, what it cost, the verdict, and where to look."""
+    bar = trainer.progress_bar_callback
+    write = bar.print if bar is not None and bar.is_enabled else print
+    write("\n".join(summary_lines(trainer, parts)))
+
+
+def summary_lines(trainer: Any, parts: Mapping[str, Monitor]) -> list[str]:
+    """The summary, line by line."""
+    coordinator = next(iter(parts.values())).coordinator
+    metrics = trainer._logger_connector._callback_metrics
+    counts = [f"{_NAMES.get(name, name)} {part.cadence.measurements}x" for name, part in parts.items()]
+    lines = ["Loss landscape", f"  measured: {', '.join(counts)}; {coordinator.overhead():.1%} of the time of the fit"]
+    if coordinator.failed:
+        lines[-1] += f"; {coordinator.failed} measurements failed (see the warnings)"
+    curvature = [
+        f"{label} {float(metrics[tag]):.4g}"
+        + (f" ± {float(metrics[f'{tag}_error']):.1g}" if f"{tag}_error" in metrics else "")
+        for label, tag in (
+            ("largest eigenvalue", "hessian/largest_eigenvalue"),
+            ("smallest", "hessian/smallest_eigenvalue"),
+            ("stability ratio", "stability/ratio"),
+        )
+        if tag in metrics
+    ]
+    if curvature:
+        lines.append(f"  last seen: {', '.join(curvature)}")
+    diagnosis = parts.get("diagnosis")
+    if isinstance(diagnosis, SaddlePointMonitor):
+        look = diagnosis.look
+        if look is None:
+            lines.append("  verdict: none yet (a look needs a trend or more batches)")
+        else:
+            lines.append(f"  verdict: {look.verdict.sentence}")
+            if look.verdict.suggestion:
+                lines.append(f"  suggestion: {look.verdict.suggestion}")
+    if coordinator.log_dir is not None:
+        if any(type(logger).__name__ == "TensorBoardLogger" for logger in trainer.loggers):
+            lines.append(f"  look at it: tensorboard --logdir {coordinator.log_dir}")
+        else:
+            lines.append(f"  look at it: python -m landscape_callbacks report {coordinator.log_dir} -o report.html")
+    return lines
