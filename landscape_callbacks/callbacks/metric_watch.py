@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from landscape_callbacks.diagnosis.trend import LossTrend
-from landscape_callbacks.training.distributed import rank_average
+from landscape_callbacks.training.distributed import mean_where_known
 
 
 class MetricWatch:

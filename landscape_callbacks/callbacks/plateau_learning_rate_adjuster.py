@@ -10,7 +10,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from landscape_callbacks.callbacks.learning_rate_actions import carry_out, current_rates, other_controllers, peak_rates
 from landscape_callbacks.callbacks.loss_watch import LossWatch
 from landscape_callbacks.callbacks.metric_watch import MetricWatch
-from landscape_callbacks.callbacks.probing import LEAST_BATCHES, Look, NoVerdictError, look_at
+from landscape_callbacks.callbacks.probing import LEAST_BATCHES, Look, look_at
 from landscape_callbacks.diagnosis.learning_rate_policy import (
     POLICIES,
     LearningRatePolicy,
@@ -224,12 +224,9 @@ class PlateauLearningRateAdjuster(Monitor):
         if full_batch is None:
             full_batch = trainer.num_training_batches == 1
         trend, initial_loss = self.watch.trend.report(), self.watch.initial
-        try:
-            look = look_at(trainer, snapshot, trend, initial_loss=initial_loss, full_batch=full_batch)
-        except NoVerdictError as reason:
-            if trainer.world_size > 1:
-                raise
-            self.coordinator.warn(f"{type(self).__name__} {reason}", f"{type(self).__name__} could not tell: {reason}")
+        look = look_at(trainer, snapshot, trend, initial_loss=initial_loss, full_batch=full_batch)
+        if isinstance(look, str):
+            self.coordinator.warn(f"{type(self).__name__} {look}", f"{type(self).__name__} could not tell: {look}")
             return Report()
         self._look = look
         self.probe_cost += look.verdict.cost

@@ -64,7 +64,7 @@ def look_at(
     initial_loss: float,
     full_batch: bool,
     initial: Tensor | None = None,
-) -> Look:
+) -> Look | str:
     """Probes the surface and gives the verdict.
 
     Args:
@@ -76,12 +76,22 @@ def look_at(
         initial: Where the search for the lowest eigenvalue starts.
 
     Returns:
-        The look.
+        The look, or a sentence that says why there can be no verdict now.
 
     Raises:
-        NoVerdictError: When there can be no verdict now, with a sentence that says why. On several ranks let it pass:
-            that is how the others learn of it.
+        NoVerdictError: On several ranks instead of that sentence, so that no rank goes on alone.
     """
+    try:
+        return _look_at(trainer, snapshot, trend, initial_loss, full_batch, initial)
+    except NoVerdictError as reason:
+        if trainer.world_size > 1:
+            raise
+        return str(reason)
+
+
+def _look_at(
+    trainer: Any, snapshot: Snapshot, trend: Trend, initial_loss: float, full_batch: bool, initial: Tensor | None
+) -> Look:
     optimizer = snapshot.optimizer()
     if optimizer is None:
         raise NoVerdictError("Several optimizers move the measured parameters; choose those of one by parameters=...")
