@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from landscape_callbacks.surface.central_difference import Approximation, CentralDifference
-from landscape_callbacks.surface.retained_graph import DoubleBackwardError, RetainedGraph, differentiable, scalar
+from landscape_callbacks.surface.retained_graph import DoubleBackwardError, RetainedGraph, differentiable, refuse_hidden_parameters, scalar
 from landscape_callbacks.surface.vectors import ParameterSpace, _local
 
 DIFFERENTIATIONS = ("auto", "double_backward", "central_difference")
@@ -211,6 +211,7 @@ class LossSurface:
     def _plain_gradient(self) -> Tensor:
         with torch.inference_mode(False), torch.enable_grad():
             loss = differentiable(self.closure())
+            refuse_hidden_parameters(loss)
             return self.space.flatten(torch.autograd.grad(loss, self.space.parameters, allow_unused=True))
 
     def _product(self, vector: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,10 @@ from landscape_callbacks.surface.vectors import ParameterSpace
 
 class DoubleBackwardError(RuntimeError):
     """The loss cannot be differentiated twice through its graph; the cause is chained."""
+
+
+class HiddenParametersError(RuntimeError):
+    """The graph of the loss keeps parameters from ``torch.autograd.grad``."""
 
 
 class RetainedGraph:
@@ -28,10 +33,12 @@ class RetainedGraph:
     Raises:
         ValueError: When the loss is no real scalar or has no graph.
         DoubleBackwardError: When its gradient has no graph of its own.
+        HiddenParametersError: When parameters cannot be reached.
     """
 
     def __init__(self, loss: Tensor, space: ParameterSpace) -> None:
         loss = differentiable(loss)
+        refuse_hidden_parameters(loss)
         try:
             with torch.inference_mode(False), torch.enable_grad():
                 self.gradients = torch.autograd.grad(loss, space.parameters, create_graph=True, allow_unused=True)
@@ -71,17 +78,32 @@ def _is_cut(gradients: Sequence[Tensor | None]) -> bool:
     Autograd puts a node there that raises when it is reached. It is reached by ``backward`` only: ``autograd.grad`` with inputs goes no path that does not
     end in one, and silently leaves the term out (seen with torch 2.13: products 74 % off).
     """
-    seen: set[object] = set()
-    pending = [gradient.grad_fn for gradient in gradients if gradient is not None]
+    starts = [gradient.grad_fn for gradient in gradients if gradient is not None]
+    return any(node.name() == "torch::autograd::Error" for node in _nodes(starts))
+
+
+def _nodes(starts: Iterable[Any]) -> Iterator[Any]:
+    """All nodes of the graph that these ones lead to."""
+    seen: set[Any] = set()
+    pending = list(starts)
     while pending:
         node = pending.pop()
-        if node is None or node in seen:
-            continue
-        if node.name() == "torch::autograd::Error":
-            return True
-        seen.add(node)
-        pending += [following for following, _ in node.next_functions]
-    return False
+        if node is not None and node not in seen:
+            seen.add(node)
+            yield node
+            pending += [following for following, _ in node.next_functions]
+
+
+def refuse_hidden_parameters(loss: Tensor) -> None:
+    """Raises when a part of the graph keeps its parameters from ``torch.autograd.grad``, which would leave them out silently.
+
+    Reentrant activation checkpointing does: the parameters of its region are reached by ``backward`` alone.
+    """
+    if any(node.name() == "CheckpointFunctionBackward" for node in _nodes([loss.grad_fn])):
+        raise HiddenParametersError(
+            "Parameters inside of reentrant activation checkpoints cannot be differentiated here: call torch.utils.checkpoint.checkpoint with "
+            "use_reentrant=False."
+        )
 
 
 def differentiable(loss: Tensor) -> Tensor:

@@ -25,6 +25,11 @@ def _local(tensor: Tensor) -> Tensor:
     return to_local() if to_local is not None else tensor
 
 
+def _dense(tensor: Tensor) -> Tensor:
+    """The tensor itself, or all its entries when it is a sparse gradient (of an embedding)."""
+    return tensor if tensor.layout is torch.strided else tensor.to_dense()
+
+
 class ParameterSpace:
     """Flat vectors over a set of parameters.
 
@@ -130,7 +135,7 @@ class ParameterSpace:
         pieces = [
             torch.zeros(size, dtype=self.dtype, device=self.device)
             if tensor is None
-            else _local(tensor).detach().to(device=self.device, dtype=self.dtype).reshape(-1)
+            else _dense(_local(tensor).detach()).to(device=self.device, dtype=self.dtype).reshape(-1)
             for tensor, size in zip(tensors, self._sizes, strict=True)
         ]
         return torch.cat(pieces)

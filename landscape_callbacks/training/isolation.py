@@ -111,16 +111,20 @@ class ModuleState:
     @contextmanager
     def isolated(self) -> Iterator[None]:
         """Runs the block on clones and restores everything afterwards."""
+        self.put_clones()
+        try:
+            yield
+        finally:
+            self.restore()
+
+    def put_clones(self) -> None:
+        """Puts clones in place of buffers and other plain tensors, until :meth:`restore`."""
         clones: dict[int, Tensor] = {}
         for holder, name, tensor in self._tensors:
             # One clone a tensor, because metrics of a collection share their states by identity.
             if id(tensor) not in clones:
                 clones[id(tensor)] = tensor.clone()
             holder[name] = clones[id(tensor)]
-        try:
-            yield
-        finally:
-            self.restore()
 
     def restore(self) -> None:
         """Puts every attribute, container and generator back."""

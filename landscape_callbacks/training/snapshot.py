@@ -18,6 +18,7 @@ from landscape_callbacks.surface.loss_surface import LossSurface
 from landscape_callbacks.surface.power_iteration import power_iteration
 from landscape_callbacks.surface.vectors import ParameterSpace
 from landscape_callbacks.training.distributed import RankAverage, rank_average
+from landscape_callbacks.training.isolation import ModuleState, preserved_random_state
 from landscape_callbacks.training.optimizers import OptimizerDescription, describe_optimizer
 from landscape_callbacks.training.replay import LossFunction, Replay
 
@@ -295,8 +296,10 @@ def live_snapshot(
     space = select_parameters(pl_module, settings.parameters)
     average = rank_average(trainer)
     batches = _over_ranks([seen], average)
-    surface = LossSurface.from_graph(loss, space, average=average)
-    try:
-        yield Snapshot(surface, batches, step, trainer.optimizers, warm_starts)
-    finally:
-        surface.release()
+    # Activation checkpointing runs parts of the step again in every backward.
+    with preserved_random_state(pl_module.device), ModuleState(pl_module).isolated():
+        surface = LossSurface.from_graph(loss, space, average=average)
+        try:
+            yield Snapshot(surface, batches, step, trainer.optimizers, warm_starts)
+        finally:
+            surface.release()

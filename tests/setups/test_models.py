@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from landscape_callbacks.training.lightning_namespace import MisconfigurationException
@@ -75,6 +76,41 @@ class Checkpointed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.second(checkpoint(self.first, x.requires_grad_(self.reentrant), use_reentrant=self.reentrant))
+
+
+class CheckpointedAttention(Attention):
+    """A fused kernel and batch-norm statistics inside of the region that a backward runs again."""
+
+    def __init__(self, reentrant: bool) -> None:
+        super().__init__()
+        self.reentrant = reentrant
+        self.norm = nn.BatchNorm1d(4)
+
+    def attend(self, embedded: Tensor) -> Tensor:
+        query, key, value = self.qkv(embedded).unsqueeze(1).chunk(3, dim=-1)
+        return self.norm(nn.functional.scaled_dot_product_attention(query, key, value).squeeze(1).mean(1))
+
+    def forward(self, drawn: Tensor) -> Tensor:
+        return self.head(checkpoint(self.attend, self.embedding(drawn), use_reentrant=self.reentrant))
+
+
+class ManualCheckpoints(Setup):
+    """Manual optimization is measured on the live graph, whose backward runs the region again."""
+
+    def __init__(self, reentrant: bool = False) -> None:
+        super().__init__(CheckpointedAttention(reentrant))
+        self.automatic_optimization = False
+
+    def loss(self, batch: Any) -> Tensor:
+        with sdpa_kernel(SDPBackend.MATH):
+            return super().loss(batch)
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        loss = self.loss(batch)
+        self.optimizers().zero_grad()
+        with sdpa_kernel(SDPBackend.MATH):
+            self.manual_backward(loss)
+        self.optimizers().step()
 
 
 class Tied(nn.Module):
@@ -173,7 +209,10 @@ CASES = {
     "EmbeddingBag": Case(lambda: Setup(Bag()), tokens, warning=APPROXIMATE),
     "sparse embedding": Case(SparseEmbedding, tokens),
     "checkpointing": Case(lambda: Setup(Checkpointed(reentrant=False))),
-    "reentrant checkpointing": Case(lambda: Setup(Checkpointed(reentrant=True)), warning=APPROXIMATE),
+    "reentrant checkpointing": Case(lambda: Setup(Checkpointed(reentrant=True))),
+    "checkpointed attention": Case(lambda: Setup(CheckpointedAttention(reentrant=False)), tokens),
+    "reentrant checkpointed attention": Case(lambda: Setup(CheckpointedAttention(reentrant=True)), tokens),
+    "checkpoints under manual optimization": Case(ManualCheckpoints, tokens, slices=False),
     "tied parameters": Case(lambda: Setup(Tied())),
     "frozen parameters": Case(frozen),
     "unused parameters": Case(unused),
@@ -189,6 +228,14 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_model(name: str) -> None:
     check_values(CASES[name], check(CASES[name]))
+
+
+def test_reentrant_checkpoints_in_a_live_graph_are_refused_with_a_way_out() -> None:
+    case = Case(lambda: ManualCheckpoints(reentrant=True), tokens, slices=False)
+    with pytest.warns(RuntimeWarning, match="use_reentrant=False"):
+        watched = run(case, measured=True)
+    assert watched.monitors[0].coordinator.failed == 4
+    assert watched.prints == run(case, measured=False).prints
 
 
 def test_lazy_parameters_without_a_shape_are_refused() -> None:
