@@ -11,7 +11,20 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-FEWER_STEPS = {"mnist.py": ["--max-steps", "230"], "quick_start.py": []}
+FEWER_STEPS = {
+    "lightning_cli.py": [
+        "fit",
+        "--config",
+        str(Path(__file__).parents[1] / "examples" / "lightning_cli.yaml"),
+        "--trainer.max_epochs=3",
+    ],
+    "mnist.py": ["--max-steps", "230"],
+    "plain_pytorch.py": ["--max-steps", "100"],
+    "quick_start.py": [],
+    "sharpness_across_runs.py": ["--epochs", "1"],
+    "transformer.py": ["--max-steps", "20"],
+    "two_minima.py": ["--max-steps", "200"],
+}
 
 
 def run(script: Path, *arguments: str) -> str:
