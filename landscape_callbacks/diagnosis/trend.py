@@ -8,8 +8,7 @@ How it differs from a patience counter, and why:
    short window and a slow one in a long window, at constant cost a step.
 3. Losses are correlated in time. The error of the slope comes from the slow part of the residual spectrum, which
    holds the correlation (`slope.py`); a white-noise error would not.
-4. A look at a window is a test. The looks of a run of any length share one error rate (Bonferroni): look i at a window
-   length with share w may err with probability rate · w · i^(-3/2)/2.612, and the shares sum to one.
+4. A look at a window is a test. The looks of a run of any length share one error rate (`error_budget.py`).
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from landscape_callbacks.diagnosis import student
+from landscape_callbacks.diagnosis.error_budget import ErrorBudget
 from landscape_callbacks.diagnosis.slope import FREQUENCIES, slope_of_blocks
 from landscape_callbacks.diagnosis.windows import BLOCKS, DoublingWindows
 
-_ZETA_THREE_HALVES = 2.6123753486854883
 _FIRST_LOSSES = 8
 _LARGEST_LOSS = 1e100  # squares of anything larger overflow; such a loss is as good as infinite
 
@@ -149,8 +148,8 @@ class LossTrend:
         self._first: list[float] = []
         self._lowest = math.inf
         self._windows = DoublingWindows()
-        # One entry a window length: looks spent, and the last one.
-        self._spent: list[int] = []
+        self._budget = ErrorBudget(self.false_alarm_rate, shortest=BLOCKS, center=4 * self.horizon)
+        # One entry a window length: the last look at it.
         self._looks: list[_Look | None] = []
         self._decided = -1
         self._state = "undetermined"
@@ -218,7 +217,7 @@ class LossTrend:
             "first": list(self._first),
             "lowest": self._lowest,
             "windows": self._windows.state_dict(),
-            "spent": list(self._spent),
+            "spent": list(self._budget.looks),
             "looks": [None if look is None else list(vars(look).values()) for look in self._looks],
             "decided": self._decided,
             "state": self._state,
@@ -232,7 +231,7 @@ class LossTrend:
         self._first = [float(loss) for loss in state["first"]]
         self._lowest = float(state["lowest"])
         self._windows.load_state_dict(state["windows"])
-        self._spent = [int(count) for count in state["spent"]]
+        self._budget.looks = [int(count) for count in state["spent"]]
         self._looks = [None if look is None else _Look(*look) for look in state["looks"]]
         self._decided = int(state["decided"])
         self._state = str(state["state"])
@@ -248,12 +247,8 @@ class LossTrend:
         merge = max(_FIRST_LOSSES // block, 1)
         groups = [means[i : i + merge] for i in range(len(means) % merge, len(means), merge)]
         self._lowest = min(self._lowest, min(math.fsum(group) / merge for group in groups))
-        while len(self._spent) <= level:
-            self._spent.append(0)
-            self._looks.append(None)
-        self._spent[level] += 1
-        share = 1 / (1 + math.log2(window / (4 * self.horizon)) ** 2) / _sum_of_shares(4 * self.horizon / BLOCKS)
-        allowed = self.false_alarm_rate * share * self._spent[level] ** -1.5 / _ZETA_THREE_HALVES
+        self._looks += [None] * (level + 1 - len(self._looks))
+        allowed = self._budget.spend(level)
         floor = self._floor(noise) / self._current_horizon()
         if _surely_below(slope, slope_error, 0.0, allowed) and not _surely_below(-slope, slope_error, floor, allowed):
             state = "progressing"
@@ -298,8 +293,3 @@ def _surely_below(value: float, error: float, bound: float, allowed: float) -> b
     if error == 0:
         return value < bound
     return student.tail((bound - value) / error, FREQUENCIES) < allowed
-
-
-def _sum_of_shares(center: float) -> float:
-    """Sum over all window lengths of the unnormalised shares; the tail beyond 60 doublings is below 2 %."""
-    return 0.02 + sum(1 / (1 + (level - math.log2(center)) ** 2) for level in range(60))

@@ -18,14 +18,12 @@ from torch import Tensor
 
 from landscape_callbacks.diagnosis.measurement import Measurement
 from landscape_callbacks.surface.average_surface import AverageSurface
+from landscape_callbacks.surface.escape import SHORTER_STEPS, confirmed_step, decreases_along, surest_step
 from landscape_callbacks.surface.lanczos import extreme_eigenvalues
 from landscape_callbacks.surface.loss_surface import LossSurface
 from landscape_callbacks.surface.metric import MetricSurface
 
 _FORWARD, _GRADIENT, _PRODUCT = 1 / 3, 1.0, 2.0
-_POWERS = range(-8, 2)
-_EXTENSIONS = 3
-_SHORTER = 4
 
 
 @dataclass(frozen=True)
@@ -130,9 +128,9 @@ def probe_surface(
     if ritz < 0:
         scale = _spread(losses, batch_size, sample_losses)
         scale = scale if scale > 0 else (loss_scale or abs(losses[0]) or abs(ritz))
-        way, distance, tried = _surest_step(choosing, lowest, math.sqrt(2 * scale / abs(ritz)))
+        way, distance, tried = surest_step(choosing, lowest, math.sqrt(2 * scale / abs(ritz)))
         work += len(choosing) * tried * _FORWARD
-    shorter = [distance * 0.5**power for power in range(_SHORTER)]
+    shorter = [distance * 0.5**power for power in range(SHORTER_STEPS)]
     deviations = _deviations(gradients)
     if not whole_loss:
         half.release()
@@ -152,7 +150,7 @@ def probe_surface(
             curved.append(float(surface.space.dot(deviation, surface.hessian_vector_product(deviation))))
             work += _PRODUCT
         if distance:
-            decreases.append(_decreases(surface, lowest, shorter)[[way, 2]])
+            decreases.append(decreases_along(surface, lowest, shorter)[[way, 2]])
             work += (2 * len(shorter) + 1) * _FORWARD
         if not whole_loss:
             surface.surface.release()
@@ -161,7 +159,7 @@ def probe_surface(
     squared, squared_error, trace = _squared_gradient(half, gradients, batch_size, whole_loss)
     low, low_error = _mean(low_curvatures, whole_loss)
     high, high_error = _mean(high_curvatures, whole_loss)
-    moved, decrease, decrease_error = _tested_step(decreases, shorter, whole_loss)
+    moved, decrease, decrease_error = confirmed_step(decreases, shorter, whole_loss)
     loss, loss_error = _mean(losses, whole_loss)
     measurement = Measurement(
         loss=loss,
@@ -187,57 +185,6 @@ def probe_surface(
         cost=batch_size * work,
     )
     return Probe(measurement, half.to_weights(lowest), half.to_weights(largest), pairs.warm_start)
-
-
-def _decreases(surface: MetricSurface, direction: Tensor, distances: Sequence[float]) -> Tensor:
-    """Decrease of the loss at each distance forth, back, and the mean of both: shape (3, len(distances))."""
-    count = len(distances)
-    losses = surface.losses_along(direction, [0.0, *distances, *(-distance for distance in distances)])
-    forth, back = losses[0] - losses[1 : 1 + count], losses[0] - losses[1 + count :]
-    return torch.stack([forth, back, 0.5 * (forth + back)])
-
-
-def _surest_step(surfaces: Sequence[MetricSurface], direction: Tensor, start: float) -> tuple[int, float, int]:
-    """Which way (a row of :func:`_decreases`) and how far, of powers of two about ``start``, the loss falls for sure.
-
-    Far out the loss falls most and varies most from batch to batch, so two standard errors less than the mean decrease
-    is what is maximised. The mean of both ways is free of the slope, whose noise often hides the curvature; the better
-    way falls at least as much. Also returned: losses evaluated on each surface.
-    """
-    tried = 0
-    distances = [start * 2.0**power for power in _POWERS]
-    for _ in range(_EXTENSIONS + 1):
-        decreases = torch.stack([_decreases(surface, direction, distances) for surface in surfaces])
-        sure = decreases.mean(dim=0)
-        if len(surfaces) > 1:
-            sure = sure - 2 * decreases.std(dim=0) / math.sqrt(len(surfaces))
-        sure = torch.where(torch.isfinite(sure), sure, -torch.inf)
-        way, index = divmod(int(sure.argmax()), len(distances))
-        distance = distances[index]
-        tried += 2 * len(distances) + 1
-        if index < len(distances) - 1:
-            break
-        # Still falling at the end of the line: look on from there.
-        distances = [distance * 2.0**power for power in range(5)]
-    return way, distance, tried
-
-
-def _tested_step(
-    decreases: Sequence[Tensor], distances: Sequence[float], whole_loss: bool
-) -> tuple[float, float, float]:
-    """Distance, mean decrease and standard error of the surest of a few steps on the half that tests.
-
-    The half that chose overrates the direction and so the distance: on the other half a shorter step may be the right
-    one. The few steps are one step at different scales and nearly one test.
-    """
-    if not decreases:
-        return 0.0, 0.0, 0.0
-    values = torch.stack(list(decreases))  # (surfaces, ways, distances)
-    mean = values.mean(dim=0)
-    error = torch.zeros_like(mean) if whole_loss else values.std(dim=0) / math.sqrt(len(values))
-    sure = torch.where(torch.isfinite(mean - 3 * error), mean - 3 * error, -torch.inf)
-    way, index = divmod(int(sure.argmax()), len(distances))
-    return distances[index], float(mean[way, index]), float(error[way, index])
 
 
 def _deviations(gradients: Sequence[Tensor]) -> list[Tensor]:
