@@ -19,7 +19,7 @@ export function icon(path) {
 
 /** Replaces all children of a node. */
 export function replace(node, ...children) {
-  node.replaceChildren(...children.flat().filter((child) => child !== null && child !== undefined));
+  node.replaceChildren(...children.flat(2).filter((child) => child !== null && child !== undefined));
   return node;
 }
 

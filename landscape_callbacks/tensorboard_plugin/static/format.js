@@ -29,7 +29,7 @@ export function formatWithError(value, error) {
   const [number, spread] = [toNumber(value), Math.abs(toNumber(error))];
   if (!Number.isFinite(number) || !Number.isFinite(spread) || spread === 0) return formatNumber(number);
   const digits = Math.ceil(Math.log10(Math.abs(number) / spread || 1)) + 2;
-  return `${formatNumber(number, Math.min(Math.max(digits, 2), 8))} ± ${formatNumber(spread, 2)}`;
+  return `${formatNumber(number, Math.min(Math.max(digits, 2), 6))} ± ${formatNumber(spread, 2)}`;
 }
 
 /** A tick of an axis: short, exponents only where they save room. */

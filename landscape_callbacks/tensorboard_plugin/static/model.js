@@ -6,7 +6,7 @@ import { episodes } from "./data/episodes.js";
 const RUN_COLORS = ["--run-0", "--run-1", "--run-2", "--run-3", "--run-4", "--run-5", "--run-6", "--run-7"];
 const SELECTED_AT_FIRST = 3;
 const REQUESTS_AT_ONCE = 4;
-const LOAD_ORDER = ["verdict", "eigenvalues", "slice", "gradient", "density", "plane"];
+const LOAD_ORDER = ["verdict", "action", "eigenvalues", "slice", "gradient", "density", "plane"];
 // Bytes of records to load at once. A plane is large and looked at one step at a time.
 const BUDGET = new Map([["plane", 0], ["verdict", 8e6], ["eigenvalues", 8e6]]);
 const DEFAULT_BUDGET = 2e6;
@@ -99,7 +99,8 @@ export class Model {
       const known = run.series.get(`${summary.kind}/${summary.name}`);
       return !known || known.lastTime !== summary.last_time;
     });
-    changed.sort((a, b) => LOAD_ORDER.indexOf(a.kind) - LOAD_ORDER.indexOf(b.kind));
+    const rank = ({ kind }) => (LOAD_ORDER.includes(kind) ? LOAD_ORDER.indexOf(kind) : LOAD_ORDER.length);
+    changed.sort((a, b) => rank(a) - rank(b));
     await inParallel(changed, REQUESTS_AT_ONCE, (summary) => this.loadSeries(run, summary));
   }
 

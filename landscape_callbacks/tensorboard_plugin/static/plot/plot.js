@@ -176,11 +176,11 @@ function drawAxes(context, frame, spec) {
   }
   context.textAlign = "center";
   context.textBaseline = "alphabetic";
-  context.fillText(spec.x.title ?? "", frame.left + frame.width / 2, bottom + 33);
+  context.fillText(spec.x.title ?? "", frame.left + frame.width / 2, bottom + 33, frame.width);
   context.save();
   context.translate(11, frame.top + frame.height / 2);
   context.rotate(-Math.PI / 2);
-  context.fillText(spec.y.title ?? "", 0, 0);
+  context.fillText(spec.y.title ?? "", 0, 0, frame.height + MARGIN.bottom);
   context.restore();
 }
 

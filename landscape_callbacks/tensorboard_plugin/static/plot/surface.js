@@ -87,19 +87,21 @@ export class SurfacePlot {
     const place = placeIn(this.spec);
     drawFloor(context, camera);
     for (const shape of sortedShapes(this.spec, place, camera)) shape.draw(context);
-    drawLabels(context, camera, this.spec.labels);
+    drawLabels(context, camera, this.spec.labels, width);
   }
 }
 
 /** Projects a point of the cube [-1, 1]^3 (height last) to [x, y, depth]. */
 function makeCamera({ yaw, pitch, zoom }, width, height) {
-  const size = Math.min(width, height * 1.25) * 0.33 * zoom;
+  // At the first view the nearest corner of the floor lies 1.6 units below the middle, the farthest top corner 1 above.
+  const size = Math.min(width * 0.3, height * 0.34) * zoom;
+  const middle = height * 0.42;
   const [cy, sy, cp, sp] = [Math.cos(yaw), Math.sin(yaw), Math.cos(pitch), Math.sin(pitch)];
   return ([x, y, z]) => {
     const [right, away] = [x * cy - y * sy, x * sy + y * cy];
     const depth = away * cp - z * sp;
     const scale = size * (4 / (4 + depth));
-    return [width / 2 + right * scale, height * 0.48 - (away * sp + z * cp) * scale, depth];
+    return [width / 2 + right * scale, middle - (away * sp + z * cp) * scale, depth];
   };
 }
 
@@ -183,7 +185,7 @@ function drawFloor(context, camera) {
 }
 
 /** The names of the axes at the two edges of the floor that are nearer to the eye. */
-function drawLabels(context, camera, labels) {
+function drawLabels(context, camera, labels, width) {
   context.fillStyle = color("--text-muted");
   context.font = "11px system-ui, sans-serif";
   context.textAlign = "center";
@@ -195,7 +197,7 @@ function drawLabels(context, camera, labels) {
   ];
   for (const [text, at] of edges) {
     const [x, y] = camera(at);
-    context.textAlign = x < camera([0, 0, -0.6])[0] ? "right" : "left";
-    context.fillText(text, x, y);
+    const half = context.measureText(text).width / 2 + 4;
+    context.fillText(text, Math.min(Math.max(x, half), width - half), y);
   }
 }

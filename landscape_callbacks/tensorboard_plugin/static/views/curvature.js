@@ -71,7 +71,7 @@ class CurvatureCard {
       key: timeKey(model, this.runs, [this.key], kind),
       x: axis.x,
       above: axis.above,
-      y: { kind, domain: padded(curveExtent(curves, kind)), title: this.title },
+      y: { kind, domain: padded(curveExtent(curves, kind, this.title)), title: this.title },
       layers: [...axis.layers, ...edgeLayers(this.title), ...curves.flatMap(curveLayers)],
       marks: axis.marks,
       hover: (step) => timeHover(model, this.runs, step, rows),
@@ -139,8 +139,8 @@ function edgeLayers(title) {
   return title === "ratio" ? [horizontalRule(1, { color: color("--limit"), dash: [2, 3] })] : [];
 }
 
-/** All values and errors; a limit far above everything would flatten the rest on a linear axis and is left out there. */
-function curveExtent(curves, kind) {
+/** All values and errors. A limit far above everything would flatten the rest on a linear axis and is left out there. */
+function curveExtent(curves, kind, title) {
   const values = curves.filter((curve) => !curve.rule);
   const bounds = values.flatMap((curve) => [curve.ys, ...(curve.errors ? errorEnds(curve) : [])]);
   let [low, high] = extent([0], ...bounds);
@@ -148,6 +148,7 @@ function curveExtent(curves, kind) {
     const [, top] = extent(curve.ys);
     if (kind !== "linear" || top < 5 * high) high = Math.max(high, top);
   }
+  if (title === "ratio" && high > 0.3) high = Math.max(high, 1.05);
   return [low, high];
 }
 

@@ -105,9 +105,9 @@ class DensityMapCard {
 }
 
 function densityReadout({ run, record, limit }, alone, shade, step) {
-  const trace = formatWithError(record.info.trace, record.info.trace_error);
-  const known = Number.isFinite(toNumber(record.info.trace));
-  const entries = [{ color: shade, label: alone ? "trace" : `${run.name}: trace`, value: known ? trace : "not estimated" }];
+  const trace = toNumber(record.info.trace);
+  const entries = [{ color: shade, label: alone ? "density" : run.name, value: "" }];
+  if (Number.isFinite(trace)) entries.push({ label: "trace", value: formatWithError(trace, record.info.trace_error) });
   if (Number.isFinite(limit)) entries.push({ color: alone ? color("--limit") : shade, dashed: true, label: "stability limit", value: formatNumber(limit) });
   if (record.step !== step) entries.push({ label: "measured at step", value: formatStep(record.step) });
   return entries;

@@ -3,8 +3,9 @@
 import { element, replace } from "../dom.js";
 import { formatStep } from "../format.js";
 import { episodeAt, verdictStyle } from "../data/episodes.js";
+import { actionList } from "./actions.js";
 import { evidenceRows } from "./time_axis.js";
-import { Section, entriesForGroups } from "./section.js";
+import { Section } from "./section.js";
 
 export function diagnosisSection() {
   return new Section({
@@ -12,14 +13,15 @@ export function diagnosisSection() {
     title: "What is going on",
     kind: "verdict",
     wide: true,
-    cards: (model) =>
-      entriesForGroups(model, {
-        kind: "verdict",
-        name: "episode",
-        title: "Diagnosis",
-        split: true,
-        create: ([run]) => new DiagnosisCard(run),
-      }),
+    cards: (model) => {
+      const entries = model.selected().map((run) => {
+        const diagnosed = run.series.has("verdict/episode") || run.series.has("action/learning_rate");
+        const key = `${run.name} ${diagnosed}`;
+        return { key, title: "Diagnosis", runs: [run], create: diagnosed ? () => new DiagnosisCard(run) : null };
+      });
+      const any = entries.some((entry) => entry.create);
+      return any ? entries.filter((entry) => entry.create || model.layout === "side") : [];
+    },
   });
 }
 
@@ -34,10 +36,12 @@ class DiagnosisCard {
     const list = model.episodes(this.run);
     const episode = episodeAt(list, model.step);
     const record = episode && (model.recordAt(this.run.series.get("verdict/episode")) ?? episode.record);
-    const shown = episode ? `${episode.start} ${episode.end} ${record.step} ${episode.ongoing}` : "";
+    const actions = actionList(this.run, model.step);
+    const shown = JSON.stringify([episode?.start, episode?.end, record?.step, episode?.ongoing, actions?.textContent]);
     if (shown === this.shown) return;
     this.shown = shown;
-    replace(this.element, episode ? this.content(episode, sameEpisode(record, episode) ? record : episode.record) : nothingYet());
+    const verdict = episode ? this.content(episode, sameEpisode(record, episode) ? record : episode.record) : nothingYet();
+    replace(this.element, verdict, actions && [element("h4", {}, "Learning rate"), actions]);
   }
 
   content(episode, record) {
@@ -71,5 +75,5 @@ function evidenceEntry({ label, value }) {
 }
 
 function nothingYet() {
-  return element("p", { class: "sentence" }, "Nothing was diagnosed up to this step.");
+  return [element("p", { class: "sentence" }, "Nothing was diagnosed up to this step.")];
 }

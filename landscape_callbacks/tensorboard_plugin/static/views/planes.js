@@ -118,7 +118,7 @@ function isPlane({ arrays: { x, y, loss } }) {
 
 function axisTitle({ info }, axis, index) {
   const explained = toNumber(info.variance_explained?.[index]);
-  const share = Number.isFinite(explained) ? ` (${formatNumber(100 * explained, 3)} % of the path's variance)` : "";
+  const share = Number.isFinite(explained) ? ` (${formatNumber(100 * explained, 3)} % of variance)` : "";
   return `${String(info[`${axis}_label`] ?? axis)}${share}`;
 }
 
@@ -155,9 +155,14 @@ function placeAt({ trajectory_x: xs, trajectory_y: ys, trajectory_step: steps, t
   return { x: xs[at], y: ys[at], step: steps[at], loss: losses?.[at] };
 }
 
+function placeText({ x, y, loss }) {
+  const place = `(${formatNumber(x, 3)}, ${formatNumber(y, 3)})`;
+  return Number.isFinite(loss) ? `${place}, loss ${formatNumber(loss)}` : place;
+}
+
 function planeReadout(record, here, step) {
   const entries = [];
-  if (here) entries.push({ color: color("--path"), label: `training at step ${formatStep(here.step)}`, value: Number.isFinite(here.loss) ? `loss ${formatNumber(here.loss)}` : "—" });
+  if (here) entries.push({ color: color("--path"), label: `training at step ${formatStep(here.step)}`, value: placeText(here) });
   if (record.info.nonfinite > 0) entries.push({ label: "points that are not finite", value: formatNumber(record.info.nonfinite) });
   if (record.step !== step) entries.push({ label: "measured at step", value: formatStep(record.step) });
   return entries;
