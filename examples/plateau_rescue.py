@@ -120,15 +120,12 @@ def main() -> None:
     }
     print(f"{'':30} loss below {TARGET} at step   last loss   last learning rate")
     for name, watch in runs.items():
-        reached = watch.first_below(TARGET)
-        print(
-            f"{name:30} {reached if reached is not None else 'never':>24} {watch.losses[-1]:11.4f} {watch.rates[-1]:20.2g}"
-        )
+        reached = watch.first_below(TARGET) or "never"
+        print(f"{name:30} {reached:>24} {watch.losses[-1]:11.4f} {watch.rates[-1]:20.2g}")
     for step, decision in adjuster.history:
         print(f"step {step}: {decision.reason}")
-    print(
-        f"Probes cost as much as {adjuster.probe_cost:.0f} samples of training, {adjuster.probe_cost / 64:.0f} steps."
-    )
+    cost = adjuster.probe_cost
+    print(f"Probes cost as much as {cost:.0f} samples of training, or {cost / 64:.0f} steps.")
     draw(runs, adjuster).savefig("plateau_rescue.png", dpi=150)
 
 

@@ -20,6 +20,7 @@ FEWER_STEPS = {
     ],
     "mnist.py": ["--max-steps", "230"],
     "plain_pytorch.py": ["--max-steps", "100"],
+    "plateau_rescue.py": ["--max-steps", "150"],
     "quick_start.py": [],
     "sharpness_across_runs.py": ["--epochs", "1"],
     "transformer.py": ["--max-steps", "20"],
