@@ -243,19 +243,27 @@ def verdict_table(seeds: range, minibatch: bool) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = ("trend", "curvature", "minibatch", "full-batch")
+    parser.add_argument("tables", nargs="*", metavar="table", help=f"which ones: {', '.join(names)} (all)")
     parser.add_argument("--small", action="store_true", help="a cut of a few minutes")
     parser.add_argument("--seed", type=int, default=2000, help="first seed (2000)")
     options = parser.parse_args()
+    if unknown := set(options.tables) - set(names):
+        parser.error(f"no table is named {', '.join(sorted(unknown))}; there are {', '.join(names)}")
     global small
     small = options.small
     start = time.perf_counter()
     torch.set_num_threads(1)
     print(f"# Diagnosis study{' (small cut)' if options.small else ''}\n")
-    trend_table(40 if options.small else 400, options.seed)
-    curvature_table(40 if options.small else 320, options.seed)
     first = options.seed
-    verdict_table(range(first, first + (1 if options.small else 20)), minibatch=True)
-    verdict_table(range(first, first + (1 if options.small else 8)), minibatch=False)
+    tables = {
+        "trend": lambda: trend_table(40 if small else 400, first),
+        "curvature": lambda: curvature_table(40 if small else 320, first),
+        "minibatch": lambda: verdict_table(range(first, first + (1 if small else 20)), minibatch=True),
+        "full-batch": lambda: verdict_table(range(first, first + (1 if small else 8)), minibatch=False),
+    }
+    for name in options.tables or tables:
+        tables[name]()
     print(f"Took {(time.perf_counter() - start) / 60:.0f} minutes.", file=sys.stderr)
     for miss in missed:
         print(f"missed its bound: {miss}", file=sys.stderr)
