@@ -134,7 +134,7 @@ def run(case: Case, *, measured: bool) -> Run:
     monitors: list[Any] = []
     if measured:
         monitors = [HessianEigenvalueMonitor(**{"largest": 2, "tolerance": 1e-6, **EVERY_STEP, **case.monitor})]
-        common = {name: value for name, value in case.monitor.items() if name in ("parameters", "loss_fn", "eval_mode")}
+        common = {name: value for name, value in case.monitor.items() if name != "tolerance"}
         norm_only = {name: value for name, value in common.items() if name == "parameters"}
         monitors.append(GradientNormMonitor(**EVERY_STEP, **norm_only))
         if case.slices:
