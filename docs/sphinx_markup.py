@@ -12,9 +12,10 @@ _RULE = re.compile(r"^=+(?: +=+)+$")
 
 
 def to_markdown(text: str) -> str:
-    """Roles become code, simple tables Markdown tables, and the double colon that announces a block a single one."""
+    """Roles become code and simple tables Markdown tables; examples get the heading by which griffe knows doctests."""
+    text = re.sub(r"^( *)Example::?$", r"\1Examples:", _ROLE.sub(r"`\1`", text), flags=re.MULTILINE)
     lines, table = [], None
-    for line in re.sub(r"::$", ":", _ROLE.sub(r"`\1`", text), flags=re.MULTILINE).split("\n"):
+    for line in text.split("\n"):
         if _RULE.match(line.strip()):
             if table is None:
                 table = _Table(line)

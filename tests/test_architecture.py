@@ -45,7 +45,7 @@ OTHERS = {
         "tensorboard",
         "tensorboardX",
     },
-    "callbacks": {"torch", "numpy", "lightning", "pytorch_lightning", "lightning_utilities"},
+    "callbacks": {"torch", "numpy", "lightning", "pytorch_lightning", "lightning_utilities", "matplotlib"},
     "tensorboard_plugin": {"tensorboard", "werkzeug", "numpy"},
     "commands": {"torch", "numpy", "lightning", "pytorch_lightning", "tqdm", "tensorboard"},
     "__main__": set(),

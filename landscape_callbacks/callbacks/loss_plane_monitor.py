@@ -64,8 +64,7 @@ class LossPlaneMonitor(Monitor):
 
     Raises:
         MisconfigurationException: When an argument is wrong; in ``setup`` when the trainer cannot be supported; at the
-        start
-            of the fit when four snapshots of the weights do not fit into ``max_megabytes``.
+            start of the fit when four snapshots of the weights do not fit into ``max_megabytes``.
 
     Example::
 
