@@ -78,7 +78,9 @@ class GradientNormMonitor(Monitor):
     ) -> None:
         name = type(self).__name__
         minimum = 3 if noise_scale_batches else 0
-        self.noise_scale_batches = require_positive_int(name, "noise_scale_batches", noise_scale_batches, minimum=minimum)
+        self.noise_scale_batches = require_positive_int(
+            name, "noise_scale_batches", noise_scale_batches, minimum=minimum
+        )
         self.per_module = require_positive_int(name, "per_module", per_module, minimum=0)
         self.measures_snapshots = bool(noise_scale_batches)
         super().__init__(
@@ -91,7 +93,8 @@ class GradientNormMonitor(Monitor):
             verbose=verbose,
         )
         self.nonfinite_steps = 0
-        self._measuring = False
+        self._measuring = self._stepped = False
+        self._failure: Exception | None = None
         self._seconds = 0.0
         self._unclipped: dict[int, tuple[list[str], Tensor]] = {}
 
@@ -108,30 +111,37 @@ class GradientNormMonitor(Monitor):
         """Decides whether the norms of this step are measured."""
         if batch_idx % trainer.accumulate_grad_batches == 0:
             self._measuring = self.coordinator.is_due(trainer, self.cadence, current_step(trainer))
-            self._unclipped = {}
-            self._seconds = 0.0
+            self._unclipped, self._failure = {}, None
+            self._seconds, self._stepped = 0.0, False
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         """Takes the norms before clipping, once an optimizer and batch; they stay on the device."""
-        if not self._measuring or id(optimizer) in self._unclipped:
+        if not self._measuring or id(optimizer) in self._unclipped or self._failure is not None:
             return
         started = time.perf_counter()
-        with self.coordinator.guarded(type(self).__name__, trainer, current_step(trainer)):
+        self._stepped = True
+        try:
             names, gradients = named_gradients(pl_module, optimizer, self.settings.parameters)
             norms = gradient_norms(gradients)
             scale = gradient_scale(trainer, optimizer)
             self._unclipped[id(optimizer)] = (names, norms if scale is None else norms / scale.to(norms))
+        except Exception as error:
+            # Raised where all ranks can hear of it.
+            self._failure = error
         self._seconds += time.perf_counter() - started
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Takes the norms after clipping and logs everything of this step after one transfer."""
-        if not self._unclipped:
+        if not self._stepped:
             return
-        self._measuring = False
+        self._measuring = self._stepped = False
         step = current_step(trainer)
         with self.coordinator.timed(trainer, [self.cadence], step, already=self._seconds):
             with self.coordinator.guarded(type(self).__name__, trainer, step):
+                failure, self._failure = self._failure, None
+                if failure is not None:
+                    raise failure
                 scalars = self._read(trainer, pl_module)
                 self.coordinator.log(trainer, Report(scalars), step)
                 if self.verbose:
@@ -142,7 +152,9 @@ class GradientNormMonitor(Monitor):
         pieces = [norms for _, norms in self._unclipped.values()]
         clips = clips_gradients(trainer, pl_module)
         if clips:
-            pieces += [gradient_norms(named_gradients(pl_module, o, self.settings.parameters)[1]) for o in trainer.optimizers]
+            pieces += [
+                gradient_norms(named_gradients(pl_module, o, self.settings.parameters)[1]) for o in trainer.optimizers
+            ]
         # One transfer: everything this measurement reads is in one tensor.
         flat = torch.cat([piece.double() for piece in pieces]).tolist()
         names = [name for own, _ in self._unclipped.values() for name in own]
@@ -155,7 +167,9 @@ class GradientNormMonitor(Monitor):
             for key, (own, _) in self._unclipped.items():
                 scalars[f"gradient/norm/{optimizer_tag(trainer, key)}"] = math.hypot(*norms[start : start + len(own)])
                 start += len(own)
-        scalars.update({f"gradient/norm/{module}": norm for module, norm in norms_by_module(names, norms, self.per_module).items()})
+        scalars.update(
+            {f"gradient/norm/{module}": norm for module, norm in norms_by_module(names, norms, self.per_module).items()}
+        )
         self.nonfinite_steps += not all(map(math.isfinite, norms))
         if self.nonfinite_steps:
             scalars["gradient/nonfinite_steps"] = float(self.nonfinite_steps)
