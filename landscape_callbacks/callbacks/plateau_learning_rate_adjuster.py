@@ -9,6 +9,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from landscape_callbacks.callbacks.learning_rate_actions import carry_out, current_rates, other_controllers, peak_rates
 from landscape_callbacks.callbacks.loss_watch import LossWatch
+from landscape_callbacks.callbacks.loss_watching_monitor import LossWatchingMonitor
 from landscape_callbacks.callbacks.metric_watch import MetricWatch
 from landscape_callbacks.callbacks.probing import LEAST_BATCHES, Look, look_at
 from landscape_callbacks.diagnosis.learning_rate_policy import (
@@ -23,8 +24,6 @@ from landscape_callbacks.diagnosis.trend import Trend
 from landscape_callbacks.training.compatibility import require_choice, require_positive, require_positive_int
 from landscape_callbacks.training.gated_cadence import GatedCadence
 from landscape_callbacks.training.lightning_namespace import MisconfigurationException, module_of
-from landscape_callbacks.training.loss_history import loss_of_outputs
-from landscape_callbacks.training.monitor import Monitor
 from landscape_callbacks.training.replay import LossFunction
 from landscape_callbacks.training.reporting import Report, current_step
 from landscape_callbacks.training.snapshot import Snapshot
@@ -33,7 +32,7 @@ _LOSS_HORIZON, _READING_HORIZON = 1000, 100
 _UNASKED_SHARE = 0.1  # of the samples trained on, that probes may cost which nothing asked for
 
 
-class PlateauLearningRateAdjuster(Monitor):
+class PlateauLearningRateAdjuster(LossWatchingMonitor):
     """Adjusts the learning rate when training has reached a plateau, and says why.
 
     ``ReduceLROnPlateau`` cuts when the loss has not improved for a while, which is what every noisy or slow phase looks
@@ -153,7 +152,6 @@ class PlateauLearningRateAdjuster(Monitor):
         self.cadence = GatedCadence(self.every_n_steps, self.max_overhead)
         self.watch = LossWatch(self.horizon if self.monitor is None else _LOSS_HORIZON)
         self.metric = None if self.monitor is None else MetricWatch(self.monitor, self.mode, self.horizon)
-        self._batch_has_loss = False
         self._look: Look | None = None
         self._cut_gain: float | None = None
         self._state_of_trend = "undetermined"
@@ -179,28 +177,21 @@ class PlateauLearningRateAdjuster(Monitor):
         if len(others) > 1 and others[0] is self:
             rank_zero_warn(f"{len(others)} {type(self).__name__} callbacks act on the same learning rate; keep one.")
 
-    def on_before_backward(self, trainer: Any, pl_module: Any, loss: Any) -> None:
-        """Takes the loss where ``training_step`` steps the optimizers itself."""
-        super().on_before_backward(trainer, pl_module, loss)
-        if not pl_module.automatic_optimization and not self._batch_has_loss:
-            self._batch_has_loss = True
-            scaler = getattr(trainer.precision_plugin, "scaler", None)
-            self.watch.add(loss if scaler is None else loss.detach() / scaler.get_scale(), steps=True)
-
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Begins a batch, with a probe if one is due."""
-        self._batch_has_loss = False
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         if self._look is not None:
             self._decide(trainer)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Takes the loss of the step, and decides when a block of losses is complete."""
-        loss = loss_of_outputs(outputs) if pl_module.automatic_optimization else None
-        if loss is not None:
-            self.watch.add(loss, steps=not trainer.fit_loop.epoch_loop._should_accumulate())
-        if self.watch.update(trainer) or self._look is not None:
+        """Takes the loss of the step, and decides on a probe that another callback's hook has run."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if self._look is not None:
             self._decide(trainer)
+
+    def on_losses(self, trainer: Any, pl_module: Any) -> None:
+        """Decides when a block of losses is complete."""
+        self._decide(trainer)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Reads the monitored metric, where validation logs it."""
