@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from landscape_callbacks.commands.run_metrics import read_run_metrics
 from landscape_callbacks.commands.run_records import RunRecords, find_runs
 from landscape_callbacks.tensorboard_plugin.bundle import bundle
 
@@ -32,6 +33,7 @@ _PAGE = """<!DOCTYPE html>
 <header class="report-head"><h1>{title}</h1><p>{note}</p></header>
 <div id="landscape"></div>
 <script type="application/json" id="landscape-runs">{runs}</script>
+<script type="application/json" id="landscape-metrics">{metrics}</script>
 {series}
 <script>{script}</script>
 </body>
@@ -104,7 +106,8 @@ def build_page(runs: Sequence[RunRecords], title: str, budget: int) -> tuple[str
         blocks.append(f'<script type="application/x-ndjson" id="landscape-series-{number}">{content}</script>')
         entry = {"kind": key[0], "name": key[1], "number": number, "last_step": max(steps), "last_time": run.changed}
         index[run.name].append(entry)
-    listing = json.dumps([{"run": name, "series": entries} for name, entries in index.items()]).replace("<", "\\u003c")
+    listing = [{"run": name, "series": entries} for name, entries in index.items()]
+    metrics = [[run.name, read_run_metrics(run.folder)] for run in runs]
     script = bundle("report.js", lambda name: (STATIC_FOLDER / name).read_text(encoding="utf-8"))
     style = (STATIC_FOLDER / "style.css").read_text(encoding="utf-8")
     page = _PAGE.format(
@@ -113,11 +116,17 @@ def build_page(runs: Sequence[RunRecords], title: str, budget: int) -> tuple[str
         script_hash=_hash(script),
         style_hash=_hash(style),
         style=style,
-        runs=listing,
+        runs=_embedded(listing),
+        metrics=_embedded(metrics),
         series="\n".join(blocks),
         script=script,
     )
     return page, Thinning(kept, total)
+
+
+def _embedded(content: object) -> str:
+    """JSON that cannot end the script element that it stands in."""
+    return json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def _note(kept: int, total: int) -> str:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from landscape_callbacks.commands.event_files import EVENT_FILES, landscape_texts, read_events
 from landscape_callbacks.records import RECORD_FILE, index_records
-from landscape_callbacks.tensorboard_plugin.data import PLUGIN_NAME
-
-EVENT_FILES = "*tfevents*"
 
 
 @dataclass(frozen=True)
@@ -26,11 +24,13 @@ class RunRecords:
 
     Attributes:
         name: The run's directory, relative to the one that was searched.
+        folder: The run's directory.
         changed: When the run's file was last written, seconds since 1970.
         series: The entries of each (kind, name), in the order in which they were written.
     """
 
     name: str
+    folder: Path
     changed: float
     series: dict[tuple[str, str], list[_Entry]] = field(default_factory=dict)
 
@@ -63,7 +63,7 @@ def find_runs(folder: Path) -> list[RunRecords]:
 
 def _from_record_file(name: str, directory: Path) -> RunRecords:
     path = directory / RECORD_FILE
-    run = RunRecords(name, path.stat().st_mtime)
+    run = RunRecords(name, directory, path.stat().st_mtime)
     for place in index_records(path):
         if place.kind and place.complete:
             entry = _Entry(place.step, place.length, partial(_read_part, path, place.offset, place.length))
@@ -78,25 +78,10 @@ def _read_part(path: Path, offset: int, length: int) -> bytes:
 
 
 def _from_event_files(name: str, directory: Path) -> RunRecords:
-    paths = sorted(directory.glob(EVENT_FILES))
-    run = RunRecords(name, max(path.stat().st_mtime for path in paths))
-    for path in paths:
-        for tag, step, text in _string_events(path):
-            kind, _, rest = tag.partition("/")
-            series, slash, _ = rest.rpartition("/")
-            if slash:
-                run.series.setdefault((kind, series), []).append(_Entry(step, len(text), partial(bytes, text)))
+    run = RunRecords(name, directory, max(path.stat().st_mtime for path in directory.glob(EVENT_FILES)))
+    for tag, step, text in landscape_texts(read_events(directory)):
+        kind, _, rest = tag.partition("/")
+        series, slash, _ = rest.rpartition("/")
+        if slash:
+            run.series.setdefault((kind, series), []).append(_Entry(step, len(text), partial(bytes, text)))
     return run
-
-
-def _string_events(path: Path) -> Iterator[tuple[str, int, bytes]]:
-    """(tag, step, text) of the landscape events of one event file."""
-    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
-
-    ours = set()
-    for event in EventFileLoader(str(path)).Load():
-        for value in event.summary.value:
-            if value.metadata.plugin_data.plugin_name == PLUGIN_NAME:
-                ours.add(value.tag)
-            if value.tag in ours and value.tensor.string_val:
-                yield value.tag, event.step, value.tensor.string_val[0]

@@ -15,10 +15,12 @@ from tensorboard.plugins import base_plugin
 from werkzeug import Request, Response
 
 from landscape_callbacks.tensorboard_plugin.data import PLUGIN_NAME, LandscapeData, SeriesPart, UnknownSeriesError
+from landscape_callbacks.tensorboard_plugin.metrics import read_metrics
 
 STATIC_FOLDER = Path(__file__).parent / "static"
 MIME_TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 MAX_BUDGET = 16_000_000
+MAX_TAGS = 32
 
 logger = logging.getLogger(__name__)
 WsgiApp = Callable[..., Iterable[bytes]]
@@ -30,7 +32,8 @@ class LandscapePlugin(base_plugin.TBPlugin):
     plugin_name = PLUGIN_NAME
 
     def __init__(self, context: base_plugin.TBContext) -> None:
-        self._data = LandscapeData(context.data_provider) if context.data_provider is not None else None
+        self._provider = context.data_provider
+        self._data = LandscapeData(self._provider) if self._provider is not None else None
 
     def get_plugin_apps(self) -> dict[str, WsgiApp]:
         """One route for each kind of question and one for each file: no path is ever taken from a request."""
@@ -38,6 +41,7 @@ class LandscapePlugin(base_plugin.TBPlugin):
             "/runs": self._route(self._runs),
             "/records": self._route(self._records),
             "/record": self._route(self._record),
+            "/metrics": self._route(self._metrics),
         }
         for path in sorted(STATIC_FOLDER.rglob("*")):
             if path.suffix in MIME_TYPES:
@@ -67,6 +71,11 @@ class LandscapePlugin(base_plugin.TBPlugin):
         run, kind, name = (_argument(request, key) for key in ("run", "kind", "name"))
         line = data.record(context, experiment, run, kind, name, _number(request, "position", 0))
         return line, "application/x-ndjson"
+
+    def _metrics(self, data: LandscapeData, request: Request, context: Any, experiment: str) -> tuple[bytes, str]:
+        tags = request.args.getlist("tag")[:MAX_TAGS]
+        content = read_metrics(self._provider, context, experiment, _argument(request, "run"), tags)
+        return json.dumps(content).encode("ascii"), "application/json"
 
     def _route(self, answer: Callable[..., tuple[bytes, str]]) -> WsgiApp:
         """A WSGI application around an answer, which turns every failure into a sentence in JSON."""

@@ -14,6 +14,7 @@ import pytest
 from torch.utils.tensorboard import SummaryWriter
 
 from landscape_callbacks.commands.report import add_arguments, main
+from landscape_callbacks.commands.run_metrics import read_run_metrics
 from landscape_callbacks.records import RECORD_FILE, Record
 from landscape_callbacks.training.record_writer import RecordWriter
 from tests.tensorboard_plugin.browser import Tab
@@ -55,6 +56,24 @@ def test_the_page_of_a_csv_run_shows_its_numbers(
     largest = next(r for r in records if r.kind == "eigenvalues" and r.step == 50).arrays["largest"][0]
     assert tab.number("Hessian eigenvalues", "largest") == pytest.approx(largest, rel=2e-3)
     assert tab.frame.locator(".run-name").inner_text() == "version_0"
+
+
+def test_scalars_come_from_the_csv_file_or_from_event_files(tmp_path: Path) -> None:
+    write_eigenvalues(tmp_path / "csv")
+    (tmp_path / "csv" / "metrics.csv").write_text("epoch,loss,step,val\n0,2.5,0,\n0,nan,5,\n1,,7,3.5\n")
+    expected = {"loss": {"steps": [0, 5], "values": [2.5, "NaN"]}, "val": {"steps": [7], "values": [3.5]}}
+    assert read_run_metrics(tmp_path / "csv") == expected
+    summary_writer = SummaryWriter(str(tmp_path / "events"))
+    for step in range(2500):
+        summary_writer.add_scalar("loss", step / 2, step)
+    summary_writer.close()
+    (metric,) = read_run_metrics(tmp_path / "events").values()
+    assert 800 < len(metric["steps"]) <= 1000
+    assert (metric["steps"][-1], metric["values"][-1]) == (2499, 1249.5)
+    assert metric["values"] == [step / 2 for step in metric["steps"]]
+    (path,) = (tmp_path / "events").glob("*tfevents*")
+    path.write_bytes(path.read_bytes()[:-7])  # cut off in the middle of an event
+    assert read_run_metrics(tmp_path / "events")["loss"]["steps"][-1] == 2498
 
 
 def test_the_page_asks_for_nothing_outside(sample: tuple[Path, list[Record]], tmp_path: Path) -> None:

@@ -14,10 +14,8 @@ from pathlib import Path
 import pytest
 
 from landscape_callbacks.records import Record
-from tests.tensorboard_plugin.browser import SECONDS, browser, open_page, tensorboard
+from tests.tensorboard_plugin.browser import SECONDS, tensorboard
 from tests.tensorboard_plugin.sample_runs import train_sample_run
-
-__all__ = ["browser", "open_page"]
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ def train_sample_run(
                 records += new
                 if summary_writer:
                     summary_writer.add_scalar("train_loss", float(run.surface.loss()), step)
+                    summary_writer.add_scalar("gradient_length", float(run.surface.gradient().norm()), step)
             run.train_step(step)
         for record in run.planes(steps):
             writer.write(record)

@@ -60,6 +60,20 @@ def test_runs_are_listed_with_their_series(sample_runs: SampleRuns) -> None:
     assert max(series["last_step"] for series in runs["slow"]) == 300
 
 
+def test_scalars_are_read_as_they_were_logged(sample_runs: SampleRuns) -> None:
+    status, _, text = ask(sample_runs.address, "metrics", run="slow", tag="train_loss")
+    answer = json.loads(text)
+    assert (status, answer["available"], list(answer["points"])) == (
+        200,
+        ["gradient_length", "train_loss"],
+        ["train_loss"],
+    )
+    records = [record for record in sample_runs.records["slow"] if record.kind == "eigenvalues"]
+    assert answer["points"]["train_loss"]["steps"] == [record.step for record in records]
+    np.testing.assert_allclose(answer["points"]["train_loss"]["values"], [r.info["loss"] for r in records], rtol=1e-6)
+    assert json.loads(ask(sample_runs.address, "metrics", run="nowhere", tag="x")[2]) == {"available": [], "points": {}}
+
+
 @pytest.mark.parametrize(
     ("route", "query", "status", "sentence"),
     [

@@ -5,17 +5,20 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Locator
 from torch.utils.tensorboard import SummaryWriter
 
 from landscape_callbacks.records import Record
 from landscape_callbacks.training.record_writer import RecordWriter, _add_string_tensor
 from tests.tensorboard_plugin.browser import Tab, frame_address, tab_address, tensorboard
 from tests.tensorboard_plugin.conftest import SampleRuns, wait_for_runs
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Locator
 
 OpenPage = Callable[..., Tab]
 HOSTILE = '"><img src=x onerror="window.hacked=1"><script>window.hacked=2<!-- \u202e'
@@ -79,6 +82,19 @@ def test_the_last_step_is_shown_as_it_was_logged(open_page: OpenPage, sample_run
     assert diagnosis.locator(".evidence dt").all_inner_texts() == ["lowest curvature", "gradient length"]
 
 
+def test_logged_metrics_stand_beside(tab: Tab, sample_runs: SampleRuns) -> None:
+    """The training loss is shown by itself; others can be added and taken away."""
+    loss = sample_runs.record("slow", "eigenvalues", "hessian", 300).info["loss"]
+    assert tab.number("train_loss", "train_loss") == pytest.approx(loss, rel=1e-3)
+    choice = tab.frame.get_by_label("Add or remove a metric")
+    choice.select_option("gradient_length")
+    tab.frame.locator("#metrics h3", has_text="gradient_length").wait_for()
+    tab.frame.locator("#metrics .readout dt", has_text="gradient_length").wait_for()
+    assert choice.locator("option").all_inner_texts() == ["add or remove …", "✓ gradient_length", "✓ train_loss"]
+    choice.select_option("train_loss")
+    tab.frame.locator("#metrics h3", has_text="train_loss").wait_for(state="detached")
+
+
 def test_the_slider_moves_all_views_by_keys_and_by_mouse(tab: Tab, sample_runs: SampleRuns) -> None:
     slider = tab.frame.get_by_label("Step", exact=True)
     slider.focus()
@@ -123,13 +139,14 @@ def test_a_click_on_a_plot_over_training_chooses_its_step(tab: Tab) -> None:
 
 
 def test_playing_goes_through_the_run_and_stops_at_its_end(tab: Tab) -> None:
-    tab.frame.get_by_label("Pace").select_option("fast")
+    tab.frame.get_by_label("Pace").select_option("slow")
     tab.frame.get_by_label("Play").click()
-    tab.wait_for_step(50)
+    tab.frame.wait_for_selector("html:not([data-step='300']):not([data-step='0'])")
     tab.frame.get_by_label("Pause").click()
     paused = tab.step()
     tab.page.wait_for_timeout(400)
     assert tab.step() == paused < 300
+    tab.frame.get_by_label("Pace").select_option("fast")
     tab.frame.get_by_label("Play").click()
     tab.wait_for_step(300)
     tab.frame.get_by_label("Play").wait_for()
@@ -230,10 +247,8 @@ def test_the_surface_turns_by_mouse_and_keys(tab: Tab) -> None:
 def test_the_plane_shows_where_training_was(tab: Tab, sample_runs: SampleRuns) -> None:
     """The plane was measured at the end: before that the card says so, and at the end the marker has the last loss."""
     record = sample_runs.record("slow", "plane", "trajectory", 300)
-    assert (
-        tab.readout("Plane of the trajectory", "training at step 300")
-        == f"loss {record.arrays['trajectory_loss'][-1]:.4g}"
-    )
+    shown = tab.readout("Plane of the trajectory", "training at step 300")
+    assert shown.endswith(f"loss {record.arrays['trajectory_loss'][-1]:.4g}")
     tab.frame.get_by_label("Step", exact=True).press("ArrowLeft")
     tab.wait_for_step(290)
     assert tab.frame.locator("#planes .missing").first.is_visible()

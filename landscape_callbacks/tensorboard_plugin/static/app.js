@@ -9,6 +9,7 @@ import { diagnosisSection } from "./views/diagnosis.js";
 import { emptyPage } from "./views/empty_state.js";
 import { planesSection } from "./views/planes.js";
 import { Problems } from "./views/problems.js";
+import { metricsSection } from "./views/metrics.js";
 import { RunList } from "./views/run_list.js";
 import { slicesSection } from "./views/slices.js";
 import { Timeline } from "./views/timeline.js";
@@ -21,7 +22,7 @@ export async function start(host, source) {
   const runList = new RunList(model);
   const timeline = new Timeline(model);
   const problems = new Problems();
-  const sections = [diagnosisSection(), curvatureSection(), slicesSection(), densitySection(), planesSection()];
+  const sections = [diagnosisSection(), metricsSection(), curvatureSection(), slicesSection(), densitySection(), planesSection()];
   const views = [timeline, ...sections];
   const content = element("main", {}, timeline.element, problems.element, sections.map((section) => section.element));
   const page = element("div", { class: "page" }, runList.element, content);

@@ -2,6 +2,7 @@
 
 import { Series } from "./data/series.js";
 import { episodes } from "./data/episodes.js";
+import { metricOf, usualMetrics } from "./data/metric.js";
 
 const RUN_COLORS = ["--run-0", "--run-1", "--run-2", "--run-3", "--run-4", "--run-5", "--run-6", "--run-7"];
 const SELECTED_AT_FIRST = 3;
@@ -20,7 +21,8 @@ export class Model {
     this.step = 0;
     this.following = true;
     this.layout = "overlay";
-    this.options = { lossAxis: "linear", curvatureAxis: "linear", densityAxis: "linear" };
+    this.options = { lossAxis: "linear", curvatureAxis: "linear", densityAxis: "linear", metricAxis: "linear" };
+    this.metrics = null;
     this.version = 0;
     this.problem = null;
     this.listeners = [];
@@ -59,6 +61,7 @@ export class Model {
     this.loaded = true;
     this.changed();
     await Promise.all(this.selected().map((run) => this.loadRun(run)));
+    await Promise.all(this.selected().map((run) => this.loadMetrics(run)));
   }
 
   takeRuns(answer) {
@@ -67,7 +70,8 @@ export class Model {
     for (const { run: name, series } of answer) {
       if (!this.runs.has(name)) {
         const color = RUN_COLORS[this.runs.size % RUN_COLORS.length];
-        this.runs.set(name, { name, color, selected: false, series: new Map(), problem: null });
+        const empty = { series: new Map(), metricTags: [], metrics: new Map(), problem: null };
+        this.runs.set(name, { name, color, selected: false, ...empty });
       }
       this.runs.get(name).summaries = series;
     }
@@ -91,7 +95,7 @@ export class Model {
     if (!run) return;
     run.selected = selected;
     this.dataChanged();
-    if (selected) await this.loadRun(run);
+    if (selected) await Promise.all([this.loadRun(run), this.loadMetrics(run)]);
   }
 
   async loadRun(run) {
@@ -117,6 +121,29 @@ export class Model {
       run.problem = error.message;
     }
     this.dataChanged();
+  }
+
+  /** The scalars that are shown; the first run that has any decides which. */
+  async loadMetrics(run) {
+    try {
+      const asked = this.metrics;
+      let answer = await this.source.metrics(run.name, asked ?? []);
+      if (asked === null && answer.available.length) {
+        this.metrics ??= usualMetrics(answer.available);
+        answer = await this.source.metrics(run.name, this.metrics);
+      }
+      run.metricTags = answer.available;
+      run.metrics = new Map(Object.entries(answer.points).map(([tag, { steps, values }]) => [tag, metricOf(steps, values)]));
+    } catch (error) {
+      run.problem = error.message;
+    }
+    this.changed();
+  }
+
+  async showMetric(tag, shown) {
+    this.metrics = (this.metrics ?? []).filter((other) => other !== tag).concat(shown ? [tag] : []);
+    this.changed();
+    if (shown) await Promise.all(this.selected().map((run) => this.loadMetrics(run)));
   }
 
   dataChanged() {

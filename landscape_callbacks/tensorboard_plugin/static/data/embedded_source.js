@@ -8,6 +8,7 @@ export class EmbeddedSource {
   constructor(page) {
     const content = (id) => JSON.parse(page.getElementById(id).textContent);
     this.index = content("landscape-runs");
+    this.metricsOf = new Map(content("landscape-metrics"));
     this.part = (number) => page.getElementById(`landscape-series-${number}`).textContent;
   }
 
@@ -21,6 +22,11 @@ export class EmbeddedSource {
     if (!found) throw new Error("This page holds no such series.");
     const part = parsePart(this.part(found.number));
     return first === part.steps.length ? { first, steps: [], positions: [], lines: [] } : part;
+  }
+
+  async metrics(run) {
+    const points = this.metricsOf.get(run) ?? {};
+    return { available: Object.keys(points), points };
   }
 
   async record() {

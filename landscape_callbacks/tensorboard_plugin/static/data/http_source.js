@@ -20,6 +20,11 @@ export class HttpSource {
   async record(run, kind, name, position) {
     return (await request("record", { run, kind, name, position })).text();
   }
+
+  /** {available: [tag], points: {tag: {steps, values}}} of the scalars of a run. */
+  async metrics(run, tags) {
+    return (await request("metrics", [["run", run], ...tags.map((tag) => ["tag", tag])])).json();
+  }
 }
 
 async function request(path, query) {

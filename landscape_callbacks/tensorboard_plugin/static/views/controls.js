@@ -14,6 +14,18 @@ export function segmented(label, choices, choose) {
   return node;
 }
 
+/** The choice of an axis' scale, kept in the model's options under a key; choices are names, or [name, text]. */
+export function axisControl(label, key, choices) {
+  let shown = null;
+  const pairs = choices.map((choice) => (Array.isArray(choice) ? choice : [choice, choice]));
+  const buttons = segmented(label, pairs, (value) => shown.setOption(key, value));
+  const update = (model) => {
+    shown = model;
+    buttons.show(model.options[key]);
+  };
+  return { element: buttons, update };
+}
+
 /**
  * Values at the chosen step under a plot, and its legend: groups of entries {color, dashed, label, value}. A group begins a
  * new line; there is one a run.

@@ -6,26 +6,18 @@ import { band, dots, horizontalRule, line } from "../plot/layers.js";
 import { Plot } from "../plot/plot.js";
 import { extent, padded } from "../plot/scales.js";
 import { color } from "../plot/theme.js";
-import { Readout, segmented } from "./controls.js";
+import { Readout, axisControl } from "./controls.js";
 import { Section, entriesForGroups } from "./section.js";
 import { timeAxis, timeHover, timeKey } from "./time_axis.js";
 
 const KIND = "eigenvalues";
 
 export function curvatureSection() {
-  const axis = segmented("Curvature axis", [["linear", "linear"], ["symlog", "symlog"]], (value) => axis.model.setOption("curvatureAxis", value));
-  const control = {
-    element: axis,
-    update: (model) => {
-      axis.model = model;
-      axis.show(model.options.curvatureAxis);
-    },
-  };
   return new Section({
     id: "curvature",
     title: "Curvature and stability",
     kind: KIND,
-    controls: [control],
+    controls: [axisControl("Curvature axis", "curvatureAxis", ["linear", "symlog"])],
     cards: (model) =>
       model.names(KIND).flatMap((name) => [
         ...entriesForGroups(model, {

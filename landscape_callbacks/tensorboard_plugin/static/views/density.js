@@ -8,7 +8,7 @@ import { Plot } from "../plot/plot.js";
 import { interpolate } from "../plot/raster.js";
 import { extent } from "../plot/scales.js";
 import { color } from "../plot/theme.js";
-import { Readout, segmented } from "./controls.js";
+import { Readout, axisControl } from "./controls.js";
 import { HeatMap } from "./heat_map.js";
 import { Section, entriesForGroups } from "./section.js";
 
@@ -17,19 +17,11 @@ const KIND = "density";
 const FLOOR = 1e-5;
 
 export function densitySection() {
-  const axis = segmented("Eigenvalue axis", [["linear", "linear"], ["symlog", "symlog"]], (value) => axis.model.setOption("densityAxis", value));
-  const control = {
-    element: axis,
-    update: (model) => {
-      axis.model = model;
-      axis.show(model.options.densityAxis);
-    },
-  };
   return new Section({
     id: "density",
     title: "Spectral density",
     kind: KIND,
-    controls: [control],
+    controls: [axisControl("Eigenvalue axis", "densityAxis", ["linear", "symlog"])],
     cards: (model) =>
       model.names(KIND).flatMap((name) => [
         ...entriesForGroups(model, { kind: KIND, name, title: "At this step", subtitle: name, create: (runs) => new DensityCard(runs, name) }),

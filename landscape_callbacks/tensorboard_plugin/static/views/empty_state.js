@@ -12,6 +12,7 @@ const MONITORS = {
 
 /** The empty state of a section. */
 export function emptyState(kind) {
+  if (!Object.hasOwn(MONITORS, kind)) return element("div", { class: "empty" }, element("p", {}, "No metric is shown."));
   const [monitor, sentence] = MONITORS[kind];
   return element(
     "div",

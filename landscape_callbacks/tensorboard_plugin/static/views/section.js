@@ -7,13 +7,14 @@ import { runChips } from "./controls.js";
 
 /**
  * `cards(model)` lists [{key, title, subtitle, runs, create}]; `create()` makes {element, update(model)}, once a key.
- * `controls` are {element, update(model)} in the heading. Without cards the section tells which monitor to add.
+ * `controls` are {element, update(model)} in the heading, there only with cards unless `keepControls`. Without cards the section tells which monitor to add.
  */
 export class Section {
-  constructor({ id, title, kind, cards, controls = [], wide = false }) {
+  constructor({ id, title, kind, cards, controls = [], keepControls = false, wide = false }) {
     this.kind = kind;
     this.listCards = cards;
     this.controls = controls;
+    this.keepControls = keepControls;
     this.cards = new Map();
     this.grid = element("div", { class: wide ? "cards wide" : "cards" });
     this.element = element(
@@ -44,7 +45,7 @@ export class Section {
     for (const key of [...this.cards.keys()]) if (!listed.some((entry) => entry.key === key)) this.cards.delete(key);
     for (const { content, node } of nodes) if (content) updateSafely(content, model, node);
     for (const control of this.controls) {
-      control.element.hidden = !listed.length;
+      control.element.hidden = !listed.length && !this.keepControls;
       control.update(model);
     }
   }

@@ -8,7 +8,7 @@ import { interpolate } from "../plot/raster.js";
 import { extent, padded } from "../plot/scales.js";
 import { splineCurve } from "../plot/spline.js";
 import { color } from "../plot/theme.js";
-import { Readout, segmented } from "./controls.js";
+import { Readout, axisControl } from "./controls.js";
 import { HeatMap } from "./heat_map.js";
 import { Section, entriesForGroups } from "./section.js";
 
@@ -26,19 +26,11 @@ const TITLES = new Map([
 ]);
 
 export function slicesSection() {
-  const axis = segmented("Loss axis", [["linear", "linear loss"], ["log", "log loss"]], (value) => axis.model.setOption("lossAxis", value));
-  const control = {
-    element: axis,
-    update: (model) => {
-      axis.model = model;
-      axis.show(model.options.lossAxis);
-    },
-  };
   return new Section({
     id: "slices",
     title: "Slices",
     kind: KIND,
-    controls: [control],
+    controls: [axisControl("Loss axis", "lossAxis", [["linear", "linear loss"], ["log", "log loss"]])],
     cards: (model) =>
       inOrder(model.names(KIND)).flatMap((name) =>
         entriesForGroups(model, {
