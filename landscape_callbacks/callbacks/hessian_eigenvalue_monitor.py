@@ -124,7 +124,7 @@ class HessianEigenvalueMonitor(Monitor):
             limit = limit_of(optimizer)
             ratio = float(step_pairs.values[0]) / limit
             scalars["stability/ratio"] = ratio
-            products += step_pairs.products if step_pairs is not pairs else 0
+            products += step_pairs.products if optimizer.preconditioner is not None else 0
         elif optimizer is not None and optimizer.kind == "unknown":
             self.coordinator.warn("stability", f"stability/ratio is left out: {optimizer.why_not}")
         if self.trace:

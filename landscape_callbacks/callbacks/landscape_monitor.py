@@ -27,9 +27,9 @@ _SHARES = {
     "gradient_norms": 0.1,
     "eigenvalues": 0.4,
     "slices": 0.4,
-    "critical_learning_rate": 0.1,
-    "diagnosis": 0.2,
-    "plane": 0.1,
+    "critical_learning_rate": 0.05,
+    "diagnosis": 0.3,
+    "plane": 0.05,
 }
 _LightningCallback = Callback.__mro__[1]
 
@@ -93,13 +93,13 @@ class LandscapeMonitor(Callback):
         self._hooks: dict[str, list[Any]] = {}
         common = {"parameters": parameters, "loss_fn": loss_fn, "eval_mode": eval_mode, "verbose": verbose}
         surface = {**common, "every_n_steps": every_n_steps, "batches": batches}
-        lines = {"directions": ["update", "largest_eigenvector", "random"], "figures": figures}
+        lines = {"directions": ["update", "largest_eigenvector"], "figures": figures, "last_within_budget": True}
         end = {"planes": ["trajectory"], "every_n_epochs": 0, "last_within_budget": True, "figures": figures, "batches": batches}
         self._add("gradient_norms", GradientNormMonitor, gradient_norms, common)
         self._add("eigenvalues", HessianEigenvalueMonitor, eigenvalues, surface)
         self._add("slices", LossSliceMonitor, slices, {**surface, **lines})
         self._add("critical_learning_rate", CriticalLearningRateMonitor, critical_learning_rate, common)
-        self._add("diagnosis", SaddlePointMonitor, diagnosis, common)
+        self._add("diagnosis", SaddlePointMonitor, diagnosis, {**common, "first_within_budget": True})
         self._add("plane", LossPlaneMonitor, plane, {**common, **end})
         if not self.parts:
             raise MisconfigurationException("LandscapeMonitor: every part is off; leave at least one on, or take the callback out.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -33,24 +34,22 @@ from landscape_callbacks.training.validation_replay import ValidationReplay
 
 _EIGEN_TOLERANCE = 1e-3
 _COARSE = 1e-4
+_SECONDS_A_FIGURE = 0.3
 
 
 class LossSliceMonitor(Monitor):
     r"""Logs the loss along lines through the current weights: curves, and the numbers that they say.
 
-    =====================================
-    ================================================================================ tag (``slice/<direction>/…``)
-        meaning =====================================
-        ================================================================================
-    ``curvature``, ``curvature_error``     second derivative at the current weights, per unit length of the direction
-    squared ``best_step``, ``best_step_error``     where the loss is lowest, in the unit of the line; of ``update``
-    counted from
+    =====================================  ==============================================================================
+    tag (``slice/<direction>/…``)          meaning
+    =====================================  ==============================================================================
+    ``curvature``, ``curvature_error``     second derivative at the current weights, per unit length of the direction squared
+    ``best_step``, ``best_step_error``     where the loss is lowest, in the unit of the line; of ``update`` counted from
                                            before the step, so 1 says that the optimizer's step went just as far as it
                                            should
     ``barrier``                            highest loss between the ends minus the mean of theirs (Frankle et al. 2020)
     ``convexity_violation``                how far the curve rises above its convex envelope (0: convex)
-    =====================================
-    ================================================================================
+    =====================================  ==============================================================================
 
     Directions: ``gradient`` (downhill; in lengths of the last step), ``update`` (the optimizer's last real step, so
     Adam's is Adam's), ``largest_eigenvector`` and ``smallest_eigenvector`` of the Hessian, ``random`` (Gaussian,
@@ -74,7 +73,8 @@ class LossSliceMonitor(Monitor):
         validation: Also evaluate ``validation_step`` on the first validation batch, along the same lines. A name: the
             logged metric that is its loss.
         weight_decay: Also show the loss with the optimizer's weight decay, where it has one.
-        figures: Draw the curves and their history at the 1st, 2nd, 4th, … measurement and at the end of the fit.
+        figures: Draw the curves and their history at the 4th, 8th, 16th, … measurement and at the end of the fit.
+        last_within_budget: Draw at the end only what is left of ``max_overhead`` allows; the data are recorded in any case.
         theme: ``"light"`` or ``"dark"`` figures.
         seed: Of the random lines.
         parameters: Regular expression on parameter names (``re.search``); ``None``: all trainable parameters.
@@ -109,6 +109,7 @@ class LossSliceMonitor(Monitor):
         validation: bool | str = True,
         weight_decay: bool = True,
         figures: bool = True,
+        last_within_budget: bool = False,
         theme: str = "light",
         seed: int = 0,
         parameters: str | None = None,
@@ -144,6 +145,7 @@ class LossSliceMonitor(Monitor):
         self.validation = validation
         self.weight_decay = bool(weight_decay)
         self.figures = bool(figures)
+        self.last_within_budget = bool(last_within_budget)
         self.theme = require_choice(name, "theme", theme, ("light", "dark"))
         self.seed = require_positive_int(name, "seed", seed, minimum=0)
         self.anchors = Anchors()
@@ -222,12 +224,19 @@ class LossSliceMonitor(Monitor):
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Draws the whole run."""
-        if self.book.is_behind():
+        if self.book.is_behind() and (not self.last_within_budget or self._affords_drawing()):
             step = current_step(trainer)
             # On no cadence: it is not a measurement, and a resumed run has to go on at the step it would have.
             with self.coordinator.timed(trainer, [], step):
                 self.coordinator.log(trainer, Report(drawings=self._drawings()), step)
         super().on_train_end(trainer, pl_module)
+
+    def _affords_drawing(self) -> bool:
+        if self.max_overhead is None:
+            return True
+        seconds = _SECONDS_A_FIGURE * 2 * len(self.book.records)
+        training = self.coordinator.clock.training_seconds(time.perf_counter())
+        return self.cadence.spent + seconds <= self.max_overhead * training
 
     def _lines(self, name: str, snapshot: Snapshot, pl_module: Any) -> list[Line]:
         return lines_of(

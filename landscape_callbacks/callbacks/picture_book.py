@@ -9,10 +9,11 @@ from typing import Any
 from landscape_callbacks.records import Record, decode, encode
 
 _COLUMNS = 128
+_FIRST = 4
 
 
 class PictureBook:
-    """Keeps the latest records of every name, and draws at the 1st, 2nd, 4th, 8th, … measurement and at the end.
+    """Keeps the latest records of every name, and draws at the 4th, 8th, 16th, … measurement and at the end.
 
     Drawing takes a quarter of a second a figure and TensorBoard keeps ten images a tag, so pictures are rare and each
     shows the whole run. When 128 records of a name are reached, every second one is dropped; the first and the latest
@@ -34,8 +35,8 @@ class PictureBook:
         self.measurements += bool(records)
 
     def is_due(self) -> bool:
-        """Whether this is the 1st, 2nd, 4th, … measurement."""
-        return self.measurements > self._drawn and self.measurements & (self.measurements - 1) == 0
+        """Whether this is the 4th, 8th, 16th, … measurement."""
+        return self.measurements > self._drawn and self.measurements >= _FIRST and self.measurements & (self.measurements - 1) == 0
 
     def is_behind(self) -> bool:
         """Whether something was measured since the last drawing."""

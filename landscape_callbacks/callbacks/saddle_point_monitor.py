@@ -19,6 +19,7 @@ from landscape_callbacks.training.reporting import Report, current_step
 from landscape_callbacks.training.snapshot import Snapshot
 
 _HORIZON = 1000
+_STEPS_A_BATCH = 40.0
 
 
 class SaddlePointMonitor(LossWatchingMonitor):
@@ -40,7 +41,9 @@ class SaddlePointMonitor(LossWatchingMonitor):
 
     Args:
         every_n_steps: Smallest distance of two looks (optimizer steps).
-        max_overhead: Share of training time that looks may take; ``None``: look whenever there is reason to.
+        max_overhead: Share of training time that looks may take; ``None``: look whenever there is reason to. A look costs about as much as
+            ``40 · batches`` training steps. The first one that the loss asks for is taken at once.
+        first_within_budget: Let the first look wait until the budget allows it.
         batches: Batches to look at: the last ones that passed by, at least 4. More tell smaller effects.
         full_batch: Whether every step sees the whole training set, so that there is no sampling error. ``None``: when an epoch is one batch.
         horizon: Steps over which a decrease of the loss has to matter to count as progress.
@@ -72,6 +75,7 @@ class SaddlePointMonitor(LossWatchingMonitor):
         *,
         every_n_steps: int = 200,
         max_overhead: float | None = 0.05,
+        first_within_budget: bool = False,
         batches: int = 16,
         full_batch: bool | None = None,
         horizon: int = _HORIZON,
@@ -93,6 +97,7 @@ class SaddlePointMonitor(LossWatchingMonitor):
             batches=require_positive_int(name, "batches", batches, minimum=LEAST_BATCHES),
             verbose=verbose,
         )
+        self.first_within_budget = bool(first_within_budget)
         self.full_batch = full_batch
         self.horizon = require_positive_int(name, "horizon", horizon)
         self.escape = Escape(
@@ -104,7 +109,10 @@ class SaddlePointMonitor(LossWatchingMonitor):
 
     def _start_over(self) -> None:
         self.watch = LossWatch(self.horizon)
-        self.cadence = GatedCadence(self.every_n_steps, self.max_overhead)
+        estimate = _STEPS_A_BATCH * self.settings.batches
+        self.cadence = GatedCadence(
+            self.every_n_steps, self.max_overhead, estimate=estimate, first_is_free=not self.first_within_budget
+        )
         self.episodes = EpisodeLog()
         self.cost = 0.0
         self.look: Look | None = None

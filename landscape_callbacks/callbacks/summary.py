@@ -48,7 +48,7 @@ def summary_lines(trainer: Any, parts: Mapping[str, Monitor]) -> list[str]:
     if isinstance(diagnosis, SaddlePointMonitor):
         look = diagnosis.look
         if look is None:
-            lines.append("  verdict: none yet (a look needs a trend or more batches)")
+            lines.append(f"  verdict: none yet. {_why_no_look(diagnosis)}")
         else:
             lines.append(f"  verdict: {look.verdict.sentence}")
             if look.verdict.suggestion:
@@ -59,3 +59,11 @@ def summary_lines(trainer: Any, parts: Mapping[str, Monitor]) -> list[str]:
         else:
             lines.append(f"  look at it: python -m landscape_callbacks report {coordinator.log_dir} -o report.html")
     return lines
+
+
+def _why_no_look(diagnosis: SaddlePointMonitor) -> str:
+    cadence = diagnosis.cadence
+    if cadence.max_overhead is None:
+        return "The loss gave no reason to look."
+    from_step = cadence.estimate / cadence.max_overhead
+    return f"A look costs about {cadence.estimate:.0f} training steps, which the budget allows from step {from_step:.0f} on."

@@ -58,11 +58,18 @@ class Cadence:
             return True
         return self.spent + self.expected <= self.max_overhead * training_seconds
 
-    def measured(self, step: int, seconds: float) -> None:
-        """Takes down the cost of a measurement at ``step``. Call :meth:`plan` next."""
+    def measured(self, step: int, seconds: float, rare: float = 0.0) -> None:
+        """Takes down the cost of a measurement at ``step``. Call :meth:`plan` next.
+
+        Args:
+            step: The step at hand.
+            seconds: What it took.
+            rare: The part of it that the next one will hardly take again, such as drawing figures.
+        """
         self.spent += seconds
         self.measurements += 1
-        self.expected = seconds if self.expected == 0.0 else max(seconds, _FORGETTING * (self.expected + seconds))
+        again = seconds - rare
+        self.expected = again if self.expected == 0.0 else max(again, _FORGETTING * (self.expected + again))
 
     def plan(self, step: int, training_seconds: float, seconds_per_step: float) -> None:
         """Fixes the next step from what was spent and from how fast training goes.

@@ -35,6 +35,7 @@ class Coordinator:
         monitors: The monitors that measure, in the order of the trainer's callbacks.
         failed: Measurements that failed so far.
         spent: Seconds spent on measurements so far.
+        log_dir: Directory that records are written to; ``None`` without a logger and off rank zero.
     """
 
     def __init__(self) -> None:
@@ -48,6 +49,8 @@ class Coordinator:
         self._guards = 0
         self._live_due: list[Monitor] = []
         self._writer: RecordWriter | None = None
+        self.log_dir: Any = None
+        self._drawing = 0.0
 
     @classmethod
     def of(cls, trainer: Any) -> Coordinator:
@@ -73,7 +76,13 @@ class Coordinator:
         carried = max((monitor.carried_seconds for monitor in self.monitors), default=0.0)
         self.clock = Clock(time.perf_counter(), carried, current_step(trainer))
         self.spent = sum({id(monitor.cadence): monitor.cadence.spent for monitor in self.monitors}.values())
+        self.failed = max([self.failed, *(monitor.carried_failures for monitor in self.monitors)])
+        for monitor in self.monitors:
+            if monitor.carried_warm_starts:
+                self._warm_start(monitor.settings).load_state_dict(monitor.carried_warm_starts)
+                monitor.carried_warm_starts = {}
         self._writer = open_record_writer(trainer)
+        self.log_dir = None if self._writer is None else self._writer.log_dir
 
     def stop(self) -> None:
         """Ends a fit, also one that an exception ends: everything written is on disk, and nothing of the run is held."""
@@ -178,7 +187,7 @@ class Coordinator:
             reason = f"{type(error).__name__}: {error}"
             self.warn(
                 f"{name} {type(error).__name__}",
-                f"{name} could not measure at step {step} ({reason}). Training goes on untouched; further failures of this kind are "
+                f"{name} {'failed' if alone else 'could not measure'} at step {step} ({reason}). Training goes on untouched; further failures of this kind are "
                 "counted in 'landscape/failed_measurements'.",
                 every_rank=has_to_speak(error),
             )
@@ -190,6 +199,7 @@ class Coordinator:
         """Books the time of the block, and ``already`` seconds before it, on the cadences, and lets them plan their next step."""
         _synchronize(trainer)
         started = time.perf_counter()
+        self._drawing = 0.0
         # No ``finally``: what ends the run (an interrupt) ends it at once, without a word to ranks that may not be listening.
         yield
         _synchronize(trainer)
@@ -200,25 +210,33 @@ class Coordinator:
         unique = list({id(cadence): cadence for cadence in cadences}.values())
         if not unique:
             return
-        agreed = largest_of_ranks(trainer, [seconds, -self.clock.training_seconds(now), self.clock.seconds_per_step(now)])
+        own = [seconds, self._drawing, -self.clock.training_seconds(now), self.clock.seconds_per_step(now)]
+        spent, drawing, less_training, pace = largest_of_ranks(trainer, own)
         for cadence in unique:
-            cadence.measured(step, agreed[0] / len(unique))
-            cadence.plan(step, -agreed[1], agreed[2])
+            cadence.measured(step, spent / len(unique), rare=drawing / len(unique))
+            cadence.plan(step, -less_training, pace)
 
     def log(self, trainer: Any, report: Report, step: int) -> None:
         """Sends a report to the loggers and the record file, with what measuring has cost so far. A logger that raises is a failed log."""
-        with self.guarded("logging", trainer, step, alone=True):
-            scalars = dict(report.scalars)
-            scalars["landscape/overhead"] = self.overhead()
-            if self.failed:
-                scalars["landscape/failed_measurements"] = float(self.failed)
+        scalars = {**report.scalars, "landscape/overhead": self.overhead()}
+        if self.failed:
+            scalars["landscape/failed_measurements"] = float(self.failed)
+        with self._logging("scalars", trainer, step):
             log_scalars(trainer, scalars, step)
+        with self._logging("texts", trainer, step):
             for tag, text in report.texts.items():
                 log_text(trainer, tag, text, step)
+        with self._logging("records", trainer, step):
             for record in report.records if self._writer is not None else ():
                 self._writer.write(record)
+        started = time.perf_counter()
+        with self._logging("figures", trainer, step):
             for tag, drawing in report.drawings.items():
                 log_figure(trainer, tag, drawing, step)
+        self._drawing += time.perf_counter() - started
+
+    def _logging(self, what: str, trainer: Any, step: int) -> AbstractContextManager[None]:
+        return self.guarded(f"Logging of {what}", trainer, step, alone=True)
 
     def is_due(self, trainer: Any, cadence: Cadence, step: int) -> bool:
         """Whether a cadence measures at ``step``: the step has come and the budget allows it, on every rank.
@@ -245,6 +263,11 @@ class Coordinator:
         """Share of the run's time that measurements took so far."""
         training = self.clock.training_seconds(time.perf_counter())
         return self.spent / (training + self.spent) if training + self.spent > 0.0 else 0.0
+
+    def warm_starts_to_save(self, monitor: Monitor) -> dict[str, Tensor]:
+        """The start vectors that a monitor's checkpoint holds; of monitors that share them, the first one's."""
+        sharing = [other for other in self.monitors if other.measures_snapshots and other.settings == monitor.settings]
+        return self._warm_start(monitor.settings).state_dict() if sharing and sharing[0] is monitor else {}
 
     def _warm_start(self, settings: SurfaceSettings) -> WarmStarts:
         return self._warm_starts.setdefault(settings, WarmStarts())

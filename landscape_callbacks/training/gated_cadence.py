@@ -23,12 +23,16 @@ class GatedCadence(Cadence):
         requested: Whether one was asked for.
         last_step: Step of the last measurement or reset.
         unasked_from: First step at which a measurement that nobody asks for may come.
+        estimate: What the first measurement will cost, in training steps, as far as known beforehand.
+        first_is_free: Whether the first one that is asked for comes whatever it costs; else it has to fit the budget too.
     """
 
     waits: int = 1
     requested: bool = False
     last_step: int = 0
     unasked_from: int = 0
+    estimate: float = 0.0
+    first_is_free: bool = True
 
     def __post_init__(self) -> None:
         self.next_step = 0
@@ -49,9 +53,15 @@ class GatedCadence(Cadence):
         open_now = self.requested or step >= self.unasked_from
         return open_now and super().is_due(step) and step - self.last_step >= wait
 
-    def measured(self, step: int, seconds: float) -> None:
+    def affords(self, step: int, training_seconds: float) -> bool:
+        """Whether the budget allows a measurement now."""
+        if self.max_overhead is not None and self.spent == 0.0 and not (self.requested and self.first_is_free):
+            return self.estimate <= self.max_overhead * step
+        return super().affords(step, training_seconds)
+
+    def measured(self, step: int, seconds: float, rare: float = 0.0) -> None:
         """Takes down the cost of a measurement at ``step``."""
-        super().measured(step, seconds)
+        super().measured(step, seconds, rare)
         self.waits = min(2 * self.waits, _LONGEST_WAIT)
         self.requested, self.last_step = False, step
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -87,11 +87,39 @@ class EigenRequest:
         self.method = "lanczos" if "lanczos" in (self.method, other.method) else "power_iteration"
 
 
-@dataclass
 class WarmStarts:
-    """Start vectors that a measurement leaves for the next one, by operator."""
+    """Start vectors that a measurement leaves for the next one, by operator.
 
-    vectors: dict[str, Tensor] = field(default_factory=dict)
+    They are kept in bfloat16: a start needs no digits, only a direction, and they wait through the whole of training and in checkpoints.
+    """
+
+    def __init__(self) -> None:
+        self._vectors: dict[str, Tensor] = {}
+        self._sharded = False
+
+    def put(self, name: str, vector: Tensor, space: ParameterSpace, device: torch.device | str | None = None) -> None:
+        """Keeps a start for the next measurement; none when it is not finite."""
+        self._sharded = space.local_dimension != space.dimension
+        kept = vector.detach().to(device=device, dtype=torch.bfloat16, copy=True)
+        if bool(torch.isfinite(kept).all()):
+            self._vectors[name] = kept
+        else:
+            self._vectors.pop(name, None)
+
+    def get(self, name: str, space: ParameterSpace) -> Tensor | None:
+        """The start that was kept, as a vector of ``space``; ``None`` without one that fits."""
+        kept = self._vectors.get(name)
+        if kept is None or len(kept) != space.local_dimension:
+            return None
+        return kept.to(device=space.device, dtype=space.dtype)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """CPU tensors for a checkpoint. Shards are left out: a checkpoint holds the state of one rank."""
+        return {} if self._sharded else {name: vector.cpu() for name, vector in self._vectors.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Continues with the starts of a checkpoint."""
+        self._vectors = dict(state)
 
 
 class Snapshot:
@@ -163,9 +191,9 @@ class Snapshot:
             largest=request.largest,
             smallest=request.smallest,
             tolerance=request.tolerance,
-            initial=self._warm_starts.vectors.get("hessian"),
+            initial=self._warm_starts.get("hessian", self.space),
         )
-        self._warm_starts.vectors["hessian"] = pairs.warm_start
+        self._warm_starts.put("hessian", pairs.warm_start, self.space)
         return pairs
 
     def optimizer(self) -> OptimizerDescription | None:
@@ -192,18 +220,16 @@ class Snapshot:
         description = self.optimizer()
         if description is None or description.why_not is not None:
             return None
-        plain = (
-            description.preconditioner is None
-            and isinstance(description.coupled_decay, float)
-            and description.coupled_decay == 0.0
-        )
-        if plain and self._request.largest:
-            return self.eigenpairs()
+        decay = description.coupled_decay
+        if description.preconditioner is None and isinstance(decay, float) and self._request.largest:
+            # Decay that all parameters share shifts the spectrum and leaves the eigenvectors as they are.
+            pairs = self.eigenpairs()
+            return replace(pairs, values=pairs.values + decay) if decay else pairs
         operator = _StepOperator(self.space, description.curvature_product(self.surface.hessian_vector_product))
         pairs = extreme_eigenvalues(
-            operator, largest=1, tolerance=tolerance, initial=self._warm_starts.vectors.get("steps")
+            operator, largest=1, tolerance=tolerance, initial=self._warm_starts.get("steps", self.space)
         )
-        self._warm_starts.vectors["steps"] = pairs.warm_start
+        self._warm_starts.put("steps", pairs.warm_start, self.space)
         return pairs
 
     def _once(self, name: str, compute: Any) -> Any:
