@@ -12,13 +12,13 @@ from landscape_callbacks.callbacks.loss_watch import LossWatch
 from landscape_callbacks.callbacks.loss_watching_monitor import LossWatchingMonitor
 from landscape_callbacks.callbacks.metric_watch import MetricWatch
 from landscape_callbacks.callbacks.probing import LEAST_BATCHES, Look, look_at
+from landscape_callbacks.diagnosis.learning_rate_decision import decide
 from landscape_callbacks.diagnosis.learning_rate_policy import (
     POLICIES,
     LearningRatePolicy,
     PolicyDecision,
     PolicyEvidence,
     PolicyState,
-    decide,
 )
 from landscape_callbacks.diagnosis.trend import Trend
 from landscape_callbacks.training.compatibility import require_choice, require_positive, require_positive_int

@@ -8,12 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from landscape_callbacks.diagnosis.learning_rate_policy import (
-    LearningRatePolicy,
-    PolicyEvidence,
-    PolicyState,
-    decide,
-)
+from landscape_callbacks.diagnosis.learning_rate_decision import decide
+from landscape_callbacks.diagnosis.learning_rate_policy import LearningRatePolicy, PolicyEvidence, PolicyState
 
 VERDICTS = (
     "progressing",
