@@ -101,7 +101,7 @@ def print_measurements(log_dir: str, rows: int = 16) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--max-steps", type=int, default=-1, help="stop after this many optimizer steps")
     parser.add_argument("--log-dir", default="lightning_logs", help="where TensorBoard looks")
     arguments = parser.parse_args()
