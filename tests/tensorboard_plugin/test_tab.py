@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -370,6 +371,39 @@ def test_an_empty_section_names_the_monitor_to_add(open_page: OpenPage, event_fo
         for section, monitor in monitors.items():
             assert f"callbacks=[{monitor}()]" in tab.frame.locator(f"#{section} .empty").inner_text()
         assert tab.number("Hessian eigenvalues", "largest") == 3.0
+
+
+def test_without_any_run_the_page_says_how_to_begin(open_page: OpenPage, event_folder: Path) -> None:
+    """Also under a path prefix, where all addresses have to be relative."""
+    event_folder.mkdir()
+    with tensorboard(event_folder, "--path_prefix=/board") as address:
+        tab = open_page(frame_address(f"{address}/board"), ready=".empty")
+        assert "Trainer(callbacks=[LandscapeMonitor()])" in tab.frame.locator("pre").inner_text()
+        summary_writer = SummaryWriter(str(event_folder / "run"))
+        with RecordWriter(None, [summary_writer]) as writer:
+            writer.write(Record("eigenvalues", "hessian", 5, {"largest": np.array([3.0])}))
+        summary_writer.close()
+        tab.wait_for_step(5)
+        assert tab.number("Hessian eigenvalues", "largest") == 3.0
+
+
+def test_a_record_that_was_thinned_out_is_fetched_when_it_is_looked_at(open_page: OpenPage, event_folder: Path) -> None:
+    summary_writer = SummaryWriter(str(event_folder / "run"))
+    alpha = np.linspace(-1, 1, 401)
+    with RecordWriter(None, [summary_writer]) as writer:
+        for step in range(400):
+            writer.write(Record("slice", "gradient", step, {"alpha": alpha, "loss": alpha**2 + step}))
+    summary_writer.close()
+    with tensorboard(event_folder) as address:
+        wait_for_runs(address, 1, steps=399)
+        tab = open_page(frame_address(address), ready="#slices .card")
+        tab.wait_for_step(399)
+        slider = tab.frame.get_by_label("Step", exact=True)
+        assert slider.get_attribute("max") == "399"
+        for step in (398, 101, 102, 0):
+            slider.fill(str(step))
+            value = tab.frame.locator("#slices dd").first
+            value.filter(has_text=re.compile(f"^{step}$")).wait_for()
 
 
 @pytest.mark.parametrize("load_fast", ["true", "false"])

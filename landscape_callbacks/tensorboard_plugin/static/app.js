@@ -22,9 +22,22 @@ export async function start(host, source) {
   const runList = new RunList(model);
   const timeline = new Timeline(model);
   const problems = new Problems();
-  const sections = [diagnosisSection(), metricsSection(), curvatureSection(), slicesSection(), densitySection(), planesSection()];
+  const sections = [
+    diagnosisSection(),
+    metricsSection(),
+    curvatureSection(),
+    slicesSection(),
+    densitySection(),
+    planesSection(),
+  ];
   const views = [timeline, ...sections];
-  const content = element("main", {}, timeline.element, problems.element, sections.map((section) => section.element));
+  const content = element(
+    "main",
+    {},
+    timeline.element,
+    problems.element,
+    sections.map((section) => section.element),
+  );
   const page = element("div", { class: "page" }, runList.element, content);
   const empty = element("div", { class: "page-empty" }, problems.element, emptyPage());
   replace(host, element("p", { class: "loading" }, "Reading the runs …"));
@@ -33,7 +46,10 @@ export async function start(host, source) {
     if (!model.loaded) return;
     const shown = model.runs.size ? page : empty;
     if (host.firstChild !== shown) {
-      (shown === page ? content : empty).insertBefore(problems.element, shown === page ? sections[0].element : empty.firstChild);
+      (shown === page ? content : empty).insertBefore(
+        problems.element,
+        shown === page ? sections[0].element : empty.firstChild,
+      );
       replace(host, shown);
     }
     problems.update(model);

@@ -36,7 +36,11 @@ export function formatWithError(value, error) {
 export function formatTick(value, step) {
   if (value === 0) return "0";
   const size = Math.abs(value);
-  if (size >= 1e5 || size < 1e-3) return value.toExponential(2).replace(/\.?0+e\+?/, "e").replace(/^-/, MINUS);
+  if (size >= 1e5 || size < 1e-3)
+    return value
+      .toExponential(2)
+      .replace(/\.?0+e\+?/, "e")
+      .replace(/^-/, MINUS);
   const decimals = step ? Math.min(Math.max(0, -Math.floor(Math.log10(step) + 1e-9)), 6) : 6;
   const text = step ? value.toFixed(decimals) : Number(value.toPrecision(3)).toString();
   return text.replace(/^-/, MINUS);

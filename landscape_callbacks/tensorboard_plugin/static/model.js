@@ -1,5 +1,6 @@
 // What the page knows and what is chosen: runs, their series, the step, the layout. Views read it and are told when it changed.
 
+import { RecordQueue } from "./data/record_queue.js";
 import { Series } from "./data/series.js";
 import { episodes } from "./data/episodes.js";
 import { metricOf, usualMetrics } from "./data/metric.js";
@@ -9,7 +10,11 @@ const SELECTED_AT_FIRST = 3;
 const REQUESTS_AT_ONCE = 4;
 const LOAD_ORDER = ["verdict", "action", "eigenvalues", "slice", "gradient", "density", "plane"];
 // Bytes of records to load at once. A plane is large and looked at one step at a time.
-const BUDGET = new Map([["plane", 0], ["verdict", 8e6], ["eigenvalues", 8e6]]);
+const BUDGET = new Map([
+  ["plane", 0],
+  ["verdict", 8e6],
+  ["eigenvalues", 8e6],
+]);
 const DEFAULT_BUDGET = 2e6;
 
 export class Model {
@@ -26,8 +31,7 @@ export class Model {
     this.version = 0;
     this.problem = null;
     this.listeners = [];
-    this.wanted = [];
-    this.requests = 0;
+    this.queue = new RecordQueue(source, (problem) => this.fetched(problem));
     this.scheduled = false;
   }
 
@@ -82,7 +86,8 @@ export class Model {
   selectAtFirst() {
     const runs = [...this.runs.values()];
     const latest = (run) => Math.max(0, ...run.summaries.map((summary) => summary.last_time));
-    const chosen = runs.length <= SELECTED_AT_FIRST ? runs : [...runs].sort((a, b) => latest(b) - latest(a)).slice(0, 1);
+    const chosen =
+      runs.length <= SELECTED_AT_FIRST ? runs : [...runs].sort((a, b) => latest(b) - latest(a)).slice(0, 1);
     for (const run of chosen) run.selected = true;
   }
 
@@ -112,7 +117,13 @@ export class Model {
     const key = `${kind}/${name}`;
     const series = run.series.get(key) ?? new Series(run.name, kind, name);
     try {
-      const part = await this.source.records(run.name, kind, name, series.steps.length, BUDGET.get(kind) ?? DEFAULT_BUDGET);
+      const part = await this.source.records(
+        run.name,
+        kind,
+        name,
+        series.steps.length,
+        BUDGET.get(kind) ?? DEFAULT_BUDGET,
+      );
       series.extend(part);
       series.lastTime = lastTime;
       run.series.set(key, series);
@@ -133,7 +144,9 @@ export class Model {
         answer = await this.source.metrics(run.name, this.metrics);
       }
       run.metricTags = answer.available;
-      run.metrics = new Map(Object.entries(answer.points).map(([tag, { steps, values }]) => [tag, metricOf(steps, values)]));
+      run.metrics = new Map(
+        Object.entries(answer.points).map(([tag, { steps, values }]) => [tag, metricOf(steps, values)]),
+      );
     } catch (error) {
       run.problem = error.message;
     }
@@ -205,7 +218,8 @@ export class Model {
   /** Names of the series of a kind in the given runs, in the order of the first that has them. */
   names(kind, runs = this.selected()) {
     const names = new Set();
-    for (const run of runs) for (const series of run.series.values()) if (series.kind === kind) names.add(series.name);
+    for (const run of runs)
+      for (const series of run.series.values()) if (series.kind === kind) names.add(series.name);
     return [...names];
   }
 
@@ -216,35 +230,13 @@ export class Model {
     if (index < 0) return null;
     const position = series.live[index];
     if (series.records.has(position)) return series.loadedAt(index);
-    this.want(series, position);
+    this.queue.want(series, position);
     return series.loadedAt(index);
   }
 
-  want(series, position) {
-    if (this.wanted.some((entry) => entry.series === series && entry.position === position)) return;
-    this.wanted.push({ series, position });
-    this.fetchWanted();
-  }
-
-  /** While the slider is dragged many records are passed by: the latest wish goes first, old ones are dropped. */
-  async fetchWanted() {
-    if (this.requests >= REQUESTS_AT_ONCE) return;
-    this.wanted = this.wanted.slice(-24);
-    const next = this.wanted.at(-1);
-    if (!next) return;
-    this.requests += 1;
-    const { series, position } = next;
-    try {
-      const line = await this.source.record(series.run, series.kind, series.name, position);
-      series.put(position, line);
-    } catch (error) {
-      series.records.set(position, null);
-      this.problem = error.message;
-    }
-    this.wanted = this.wanted.filter((entry) => entry !== next);
-    this.requests -= 1;
+  fetched(problem) {
+    if (problem) this.problem = problem;
     this.changed();
-    this.fetchWanted();
   }
 
   /** The verdict episodes of a run. */

@@ -33,7 +33,13 @@ export function episodes(series, lastStep) {
     const record = byStart.get(start);
     const written = toNumber(record.info.episode_end);
     const end = Number.isFinite(written) ? written : (starts[index + 1] ?? Math.max(lastStep, start));
-    return { start, end, ongoing: !Number.isFinite(written), verdict: String(record.info.verdict ?? "undetermined"), record };
+    return {
+      start,
+      end,
+      ongoing: !Number.isFinite(written),
+      verdict: String(record.info.verdict ?? "undetermined"),
+      record,
+    };
   });
 }
 

@@ -11,7 +11,9 @@ export function metricOf(steps, values) {
 
 /** What to show before anybody chose: training loss, validation loss, gradient norm, as far as they were logged. */
 export function usualMetrics(available) {
-  const chosen = USUAL.map((pattern) => available.find((tag) => pattern.test(tag))).filter((tag) => tag !== undefined);
+  const chosen = USUAL.map((pattern) => available.find((tag) => pattern.test(tag))).filter(
+    (tag) => tag !== undefined,
+  );
   const unique = [...new Set(chosen)];
   return unique.length ? unique : available.filter((tag) => /loss/i.test(tag)).slice(0, 2);
 }

@@ -3,7 +3,16 @@
 import { channels } from "./theme.js";
 
 const VIRIDIS = [
-  "#440154", "#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b", "#fde725",
+  "#440154",
+  "#482878",
+  "#3e4989",
+  "#31688e",
+  "#26828e",
+  "#1f9e89",
+  "#35b779",
+  "#6ece58",
+  "#b5de2b",
+  "#fde725",
 ].map(channels);
 
 /** [red, green, blue] at a share from 0 to 1. */
@@ -19,7 +28,13 @@ export function ramp(...hexes) {
 
 /** The scale as the value of a CSS background. */
 export function gradient(scale) {
-  const stops = Array.from({ length: 11 }, (_, index) => `rgb(${scale(index / 10).map(Math.round).join(" ")})`);
+  const stops = Array.from(
+    { length: 11 },
+    (_, index) =>
+      `rgb(${scale(index / 10)
+        .map(Math.round)
+        .join(" ")})`,
+  );
   return `linear-gradient(to right, ${stops.join(", ")})`;
 }
 

@@ -34,6 +34,12 @@ function segments(xs, ys, values, i, j, level) {
     crossings.push([x0 + share * (x1 - x0), y0 + share * (y1 - y0)]);
   }
   if (crossings.length < 2) return [];
-  const pairs = crossings.length === 4 ? [[0, 1], [2, 3]] : [[0, 1]];
+  const pairs =
+    crossings.length === 4
+      ? [
+          [0, 1],
+          [2, 3],
+        ]
+      : [[0, 1]];
   return pairs.map(([a, b]) => [...crossings[a], ...crossings[b]]);
 }

@@ -60,7 +60,8 @@ export function band(xs, lows, highs, { color, opacity = 0.18 }) {
       if (index > start) {
         context.beginPath();
         for (let at = start; at < index; at += 1) context.lineTo(frame.x(xs[at]), clamp(frame.y(highs[at]), frame));
-        for (let at = index - 1; at >= start; at -= 1) context.lineTo(frame.x(xs[at]), clamp(frame.y(lows[at]), frame));
+        for (let at = index - 1; at >= start; at -= 1)
+          context.lineTo(frame.x(xs[at]), clamp(frame.y(lows[at]), frame));
         context.closePath();
         context.fill();
       }
@@ -87,7 +88,8 @@ export function verticalRule(x, { color, width = 1.2, dash = [] }) {
 
 /** A horizontal line. */
 export function horizontalRule(y, { color, width = 1.2, dash = [] }) {
-  return (context, frame) => line([frame.scales.x.domain[0], frame.scales.x.domain[1]], [y, y], { color, width, dash })(context, frame);
+  return (context, frame) =>
+    line([frame.scales.x.domain[0], frame.scales.x.domain[1]], [y, y], { color, width, dash })(context, frame);
 }
 
 /** A shaded span of the x axis, with a solid strip at its top. */

@@ -36,7 +36,9 @@ export class Plot {
     this.visible = false;
     this.pointer = null;
     new ResizeObserver(() => this.redraw()).observe(this.element);
-    new IntersectionObserver((entries) => this.seen(entries.at(-1).isIntersecting), { rootMargin: "200px" }).observe(this.element);
+    new IntersectionObserver((entries) => this.seen(entries.at(-1).isIntersecting), { rootMargin: "200px" }).observe(
+      this.element,
+    );
     onThemeChange(() => this.redraw());
     this.element.addEventListener("pointermove", (event) => this.hover(event));
     this.element.addEventListener("pointerleave", () => this.leave());
@@ -97,7 +99,11 @@ export class Plot {
     if (!this.frame || !this.spec?.hover) return;
     const box = this.element.getBoundingClientRect();
     const [x, y] = [event.clientX - box.left, event.clientY - box.top];
-    const inside = x >= this.frame.left && x <= this.frame.left + this.frame.width && y >= 0 && y <= this.frame.top + this.frame.height;
+    const inside =
+      x >= this.frame.left &&
+      x <= this.frame.left + this.frame.width &&
+      y >= 0 &&
+      y <= this.frame.top + this.frame.height;
     this.pointer = inside ? this.spec.hover(this.frame.invertX(x), this.frame.invertY(y)) : null;
     if (this.pointer) showTooltip(this.pointer, event.clientX, event.clientY);
     else hideTooltip();
@@ -113,7 +119,8 @@ export class Plot {
   pick(event) {
     if (!this.frame || !this.spec?.pick) return;
     const x = event.clientX - this.element.getBoundingClientRect().left;
-    if (x >= this.frame.left - 4 && x <= this.frame.left + this.frame.width + 4) this.spec.pick(this.frame.invertX(x));
+    if (x >= this.frame.left - 4 && x <= this.frame.left + this.frame.width + 4)
+      this.spec.pick(this.frame.invertX(x));
   }
 }
 

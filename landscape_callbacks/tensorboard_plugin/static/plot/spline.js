@@ -67,7 +67,8 @@ function solve(x, y) {
     right[k] -= factor * right[k - 1];
   }
   const m = new Float64Array(n);
-  for (let k = size - 1; k >= 0; k -= 1) m[k + 1] = (right[k] - (k + 1 < size ? upper[k] * m[k + 2] : 0)) / diagonal[k];
+  for (let k = size - 1; k >= 0; k -= 1)
+    m[k + 1] = (right[k] - (k + 1 < size ? upper[k] * m[k + 2] : 0)) / diagonal[k];
   m[0] = ((h0 + h1) * m[1] - h0 * m[2]) / h1;
   m[n - 1] = ((hz + hy) * m[n - 2] - hz * m[n - 3]) / hy;
   return m;

@@ -117,14 +117,24 @@ function sortedShapes(spec, place, camera) {
   const { xs, ys, values, share, path } = spec;
   for (let j = 0; j + 1 < ys.length; j += 1) {
     for (let i = 0; i + 1 < xs.length; i += 1) {
-      const corners = [[0, 0], [1, 0], [1, 1], [0, 1]].map(([di, dj]) => {
+      const corners = [
+        [0, 0],
+        [1, 0],
+        [1, 1],
+        [0, 1],
+      ].map(([di, dj]) => {
         const value = values[(j + dj) * xs.length + i + di];
         return { value, point: place(xs[i + di], ys[j + dj], value) };
       });
       if (corners.some(({ value }) => !Number.isFinite(value))) continue;
       const mean = corners.reduce((sum, { value }) => sum + share(value), 0) / 4;
       const light = 0.72 + 0.28 * slope(corners.map(({ point }) => point));
-      shapes.push(quad(corners.map(({ point }) => camera(point)), viridis(mean).map((channel) => channel * light)));
+      shapes.push(
+        quad(
+          corners.map(({ point }) => camera(point)),
+          viridis(mean).map((channel) => channel * light),
+        ),
+      );
     }
   }
   for (let index = 0; index + 1 < path.length; index += 1) {
@@ -176,7 +186,12 @@ function segment(from, to) {
 }
 
 function drawFloor(context, camera) {
-  const corners = [[-1, -1], [1, -1], [1, 1], [-1, 1]].map(([x, y]) => camera([x, y, -0.6]));
+  const corners = [
+    [-1, -1],
+    [1, -1],
+    [1, 1],
+    [-1, 1],
+  ].map(([x, y]) => camera([x, y, -0.6]));
   context.strokeStyle = color("--grid-strong");
   context.beginPath();
   for (const [x, y] of corners) context.lineTo(x, y);

@@ -16,7 +16,9 @@ export function actionList(run, step) {
 }
 
 function entry({ step, info }) {
-  const rates = Array.isArray(info.learning_rates) ? info.learning_rates.map((rate) => formatNumber(rate)).join(", ") : "";
+  const rates = Array.isArray(info.learning_rates)
+    ? info.learning_rates.map((rate) => formatNumber(rate)).join(", ")
+    : "";
   return element(
     "li",
     {},

@@ -40,7 +40,10 @@ export class Readout {
     const content = JSON.stringify(groups);
     if (content === this.shown) return;
     this.shown = content;
-    replace(this.element, groups.map((entries) => element("dl", { class: "readout" }, entries.map(readoutEntry))));
+    replace(
+      this.element,
+      groups.map((entries) => element("dl", { class: "readout" }, entries.map(readoutEntry))),
+    );
   }
 }
 

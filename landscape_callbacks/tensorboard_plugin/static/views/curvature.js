@@ -57,9 +57,12 @@ class CurvatureCard {
     const curves = groups.flat();
     const axis = timeAxis(model, this.runs);
     const kind = this.title === "ratio" ? "linear" : model.options.curvatureAxis;
-    const rows = (step) => curves.map((curve) => ({ color: curve.color, label: curve.label, value: valueAt(curve, step) }));
+    const rows = (step) =>
+      curves.map((curve) => ({ color: curve.color, label: curve.label, value: valueAt(curve, step) }));
     this.plot.show({
-      label: `${this.title} over training. At step ${model.step}: ${rows(model.step).map((row) => `${row.label} ${row.value}`).join(", ")}.`,
+      label: `${this.title} over training. At step ${model.step}: ${rows(model.step)
+        .map((row) => `${row.label} ${row.value}`)
+        .join(", ")}.`,
       key: timeKey(model, this.runs, [this.key], kind),
       x: axis.x,
       above: axis.above,
@@ -69,7 +72,12 @@ class CurvatureCard {
       hover: (step) => timeHover(model, this.runs, step, rows),
       pick: axis.pick,
     });
-    const entry = (curve) => ({ color: curve.color, dashed: curve.dash.length > 0, label: curve.label, value: valueAt(curve, model.step) });
+    const entry = (curve) => ({
+      color: curve.color,
+      dashed: curve.dash.length > 0,
+      label: curve.label,
+      value: valueAt(curve, model.step),
+    });
     this.readout.show(groups.map((group) => group.map(entry)));
   }
 }
@@ -85,7 +93,14 @@ function eigenvalueCurves(series, run, alone) {
   for (let index = 0; index < (alone ? count("largest") : Math.min(count("largest"), 1)); index += 1) {
     const label = index === 0 ? "largest" : `largest ${index + 1}`;
     const shade = alone ? color(`--eigenvalue-${Math.min(index, 3)}`) : own;
-    curves.push({ label: prefix + label, color: shade, dash: [], xs, ys: column("largest", index), errors: column("largest_error", index) });
+    curves.push({
+      label: prefix + label,
+      color: shade,
+      dash: [],
+      xs,
+      ys: column("largest", index),
+      errors: column("largest_error", index),
+    });
   }
   const smallest = count("smallest");
   for (let index = 0; index < smallest; index += 1) {
@@ -93,12 +108,29 @@ function eigenvalueCurves(series, run, alone) {
     if (!alone && !last) continue;
     const label = last ? "smallest" : `smallest ${smallest - index}`;
     const shade = alone ? color("--eigenvalue-smallest") : own;
-    curves.push({ label: prefix + label, color: shade, dash: [5, 3], xs, ys: column("smallest", index), errors: column("smallest_error", index) });
+    curves.push({
+      label: prefix + label,
+      color: shade,
+      dash: [5, 3],
+      xs,
+      ys: column("smallest", index),
+      errors: column("smallest_error", index),
+    });
   }
   // For Adam the limit bounds the preconditioned Hessian: beside plain eigenvalues it would mislead.
-  const limits = Float64Array.from(records, (record) => (record.info.preconditioned === true ? NaN : toNumber(record.info.limit)));
+  const limits = Float64Array.from(records, (record) =>
+    record.info.preconditioned === true ? NaN : toNumber(record.info.limit),
+  );
   if (limits.some(Number.isFinite)) {
-    curves.push({ label: `${prefix}stability limit`, color: alone ? color("--limit") : own, dash: [2, 3], xs, ys: limits, errors: null, rule: true });
+    curves.push({
+      label: `${prefix}stability limit`,
+      color: alone ? color("--limit") : own,
+      dash: [2, 3],
+      xs,
+      ys: limits,
+      errors: null,
+      rule: true,
+    });
   }
   return curves;
 }
@@ -109,7 +141,9 @@ function ratioCurves(series, run, alone) {
   const ys = Float64Array.from(records, (record) => toNumber(record.info.ratio));
   const preconditioned = records.some((record) => record.info.preconditioned === true);
   const errors = Float64Array.from(records, (record) =>
-    record.info.preconditioned === true ? NaN : (record.arrays.largest_error?.[0] ?? NaN) / toNumber(record.info.limit),
+    record.info.preconditioned === true
+      ? NaN
+      : (record.arrays.largest_error?.[0] ?? NaN) / toNumber(record.info.limit),
   );
   const label = alone ? (preconditioned ? "preconditioned ratio" : "ratio") : run.name;
   return [{ label, color: alone ? color("--eigenvalue-0") : color(run.color), dash: [], xs, ys, errors }];
@@ -135,7 +169,8 @@ function edgeLayers(title) {
 function curveExtent(curves, kind, title) {
   const values = curves.filter((curve) => !curve.rule);
   const bounds = values.flatMap((curve) => [curve.ys, ...(curve.errors ? errorEnds(curve) : [])]);
-  let [low, high] = extent([0], ...bounds);
+  const [low, highest] = extent([0], ...bounds);
+  let high = highest;
   for (const curve of curves.filter((entry) => entry.rule)) {
     const [, top] = extent(curve.ys);
     if (kind !== "linear" || top < 5 * high) high = Math.max(high, top);
@@ -145,7 +180,10 @@ function curveExtent(curves, kind, title) {
 }
 
 function errorEnds(curve) {
-  return [curve.ys.map((value, at) => value - curve.errors[at]), curve.ys.map((value, at) => value + curve.errors[at])];
+  return [
+    curve.ys.map((value, at) => value - curve.errors[at]),
+    curve.ys.map((value, at) => value + curve.errors[at]),
+  ];
 }
 
 function valueAt(curve, step) {
@@ -158,6 +196,9 @@ function valueAt(curve, step) {
 
 function hasRatio(model, name) {
   return model.selected().some((run) =>
-    run.series.get(`${KIND}/${name}`)?.loaded().some((record) => Number.isFinite(toNumber(record.info.ratio))),
+    run.series
+      .get(`${KIND}/${name}`)
+      ?.loaded()
+      .some((record) => Number.isFinite(toNumber(record.info.ratio))),
   );
 }

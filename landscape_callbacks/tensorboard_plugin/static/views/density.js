@@ -24,8 +24,20 @@ export function densitySection() {
     controls: [axisControl("Eigenvalue axis", "densityAxis", ["linear", "symlog"])],
     cards: (model) =>
       model.names(KIND).flatMap((name) => [
-        ...entriesForGroups(model, { kind: KIND, name, title: "At this step", subtitle: name, create: (runs) => new DensityCard(runs, name) }),
-        ...entriesForGroups(model, { kind: KIND, name, title: "Over training", subtitle: name, create: (runs) => new DensityMapCard(runs, name) }),
+        ...entriesForGroups(model, {
+          kind: KIND,
+          name,
+          title: "At this step",
+          subtitle: name,
+          create: (runs) => new DensityCard(runs, name),
+        }),
+        ...entriesForGroups(model, {
+          kind: KIND,
+          name,
+          title: "Over training",
+          subtitle: name,
+          create: (runs) => new DensityMapCard(runs, name),
+        }),
       ]),
   });
 }
@@ -49,19 +61,34 @@ class DensityCard {
     const shade = (run) => (alone ? color("--curve") : color(run.color));
     this.plot.show({
       label: `Spectral density. ${shown.map(({ run, record }) => `Run ${run.name} at step ${record.step}`).join("; ")}.`,
-      x: { kind: model.options.densityAxis, domain: extent(...shown.map(({ record }) => record.arrays.grid)), title: "eigenvalue" },
+      x: {
+        kind: model.options.densityAxis,
+        domain: extent(...shown.map(({ record }) => record.arrays.grid)),
+        title: "eigenvalue",
+      },
       y: { kind: "log", domain: [floor, top * 2], title: "density" },
       layers: shown.flatMap(({ run, record, limit }) => {
         const ys = record.arrays.density.map((value) => Math.max(value, floor));
         return [
-          band(record.arrays.grid, ys.map(() => floor), ys, { color: shade(run), opacity: alone ? 0.25 : 0.1 }),
+          band(
+            record.arrays.grid,
+            ys.map(() => floor),
+            ys,
+            { color: shade(run), opacity: alone ? 0.25 : 0.1 },
+          ),
           line(record.arrays.grid, ys, { color: shade(run), width: 1.8 }),
-          ...(Number.isFinite(limit) ? [verticalRule(limit, { color: alone ? color("--limit") : shade(run), dash: [2, 3] })] : []),
+          ...(Number.isFinite(limit)
+            ? [verticalRule(limit, { color: alone ? color("--limit") : shade(run), dash: [2, 3] })]
+            : []),
         ];
       }),
       hover: (place) => ({
         title: `eigenvalue ${formatNumber(place, 3)}`,
-        rows: shown.map(({ run, record }) => ({ color: shade(run), label: alone ? "density" : run.name, value: formatNumber(interpolate(record.arrays.grid, record.arrays.density, place)) })),
+        rows: shown.map(({ run, record }) => ({
+          color: shade(run),
+          label: alone ? "density" : run.name,
+          value: formatNumber(interpolate(record.arrays.grid, record.arrays.density, place)),
+        })),
         mark: { x: place },
       }),
     });
@@ -88,7 +115,11 @@ class DensityMapCard {
           overlaid: ["eigenvalues/hessian"],
         }),
     );
-    this.element = element("div", {}, this.maps.map((map) => map.element));
+    this.element = element(
+      "div",
+      {},
+      this.maps.map((map) => map.element),
+    );
   }
 
   update(model) {
@@ -99,8 +130,15 @@ class DensityMapCard {
 function densityReadout({ run, record, limit }, alone, shade, step) {
   const trace = toNumber(record.info.trace);
   const entries = [{ color: shade, label: alone ? "density" : run.name, value: "" }];
-  if (Number.isFinite(trace)) entries.push({ label: "trace", value: formatWithError(trace, record.info.trace_error) });
-  if (Number.isFinite(limit)) entries.push({ color: alone ? color("--limit") : shade, dashed: true, label: "stability limit", value: formatNumber(limit) });
+  if (Number.isFinite(trace))
+    entries.push({ label: "trace", value: formatWithError(trace, record.info.trace_error) });
+  if (Number.isFinite(limit))
+    entries.push({
+      color: alone ? color("--limit") : shade,
+      dashed: true,
+      label: "stability limit",
+      value: formatNumber(limit),
+    });
   if (record.step !== step) entries.push({ label: "measured at step", value: formatStep(record.step) });
   return entries;
 }
@@ -112,7 +150,15 @@ function limitAt(model, run) {
 }
 
 function limitCurve(run) {
-  const records = (run.series.get("eigenvalues/hessian")?.loaded() ?? []).filter((record) => record.info.preconditioned !== true);
+  const records = (run.series.get("eigenvalues/hessian")?.loaded() ?? []).filter(
+    (record) => record.info.preconditioned !== true,
+  );
   if (!records.length) return [];
-  return [{ xs: records.map((record) => record.step), ys: records.map((record) => toNumber(record.info.limit)), color: color("--limit") }];
+  return [
+    {
+      xs: records.map((record) => record.step),
+      ys: records.map((record) => toNumber(record.info.limit)),
+      color: color("--limit"),
+    },
+  ];
 }

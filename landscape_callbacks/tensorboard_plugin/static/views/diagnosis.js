@@ -37,10 +37,18 @@ class DiagnosisCard {
     const episode = episodeAt(list, model.step);
     const record = episode && (model.recordAt(this.run.series.get("verdict/episode")) ?? episode.record);
     const actions = actionList(this.run, model.step);
-    const shown = JSON.stringify([episode?.start, episode?.end, record?.step, episode?.ongoing, actions?.textContent]);
+    const shown = JSON.stringify([
+      episode?.start,
+      episode?.end,
+      record?.step,
+      episode?.ongoing,
+      actions?.textContent,
+    ]);
     if (shown === this.shown) return;
     this.shown = shown;
-    const verdict = episode ? this.content(episode, sameEpisode(record, episode) ? record : episode.record) : nothingYet();
+    const verdict = episode
+      ? this.content(episode, sameEpisode(record, episode) ? record : episode.record)
+      : nothingYet();
     replace(this.element, verdict, actions && [element("h4", {}, "Learning rate"), actions]);
   }
 
@@ -59,7 +67,9 @@ class DiagnosisCard {
         element("span", { class: "when" }, `from step ${formatStep(episode.start)} ${until}`),
       ),
       element("p", { class: "sentence" }, String(sentence ?? "")),
-      suggestion ? element("p", { class: "suggestion" }, element("span", {}, "What to do: "), String(suggestion)) : null,
+      suggestion
+        ? element("p", { class: "suggestion" }, element("span", {}, "What to do: "), String(suggestion))
+        : null,
       element("dl", { class: "evidence" }, evidenceRows(evidence).map(evidenceEntry)),
       element("p", { class: "cost" }, `As of step ${formatStep(record.step)}.${cost}`),
     ];

@@ -3,16 +3,32 @@
 import { element } from "../dom.js";
 
 const MONITORS = {
-  verdict: ["SaddlePointMonitor", "No diagnosis was recorded. This monitor says where training stands: progressing, at a saddle, at the noise floor."],
-  eigenvalues: ["HessianEigenvalueMonitor", "No curvature was recorded. This monitor follows the extreme Hessian eigenvalues and the stability limit."],
-  slice: ["LossSliceMonitor", "No slices were recorded. This monitor draws the loss along directions such as the gradient."],
-  density: ["HessianEigenvalueMonitor(density=True)", "No spectral density was recorded. This monitor estimates it when asked to."],
-  plane: ["LossPlaneMonitor", "No planes were recorded. This monitor draws the loss over two directions, with the path of training."],
+  verdict: [
+    "SaddlePointMonitor",
+    "No diagnosis was recorded. This monitor says where training stands: progressing, at a saddle, at the noise floor.",
+  ],
+  eigenvalues: [
+    "HessianEigenvalueMonitor",
+    "No curvature was recorded. This monitor follows the extreme Hessian eigenvalues and the stability limit.",
+  ],
+  slice: [
+    "LossSliceMonitor",
+    "No slices were recorded. This monitor draws the loss along directions such as the gradient.",
+  ],
+  density: [
+    "HessianEigenvalueMonitor(density=True)",
+    "No spectral density was recorded. This monitor estimates it when asked to.",
+  ],
+  plane: [
+    "LossPlaneMonitor",
+    "No planes were recorded. This monitor draws the loss over two directions, with the path of training.",
+  ],
 };
 
 /** The empty state of a section. */
 export function emptyState(kind) {
-  if (!Object.hasOwn(MONITORS, kind)) return element("div", { class: "empty" }, element("p", {}, "No metric is shown."));
+  if (!Object.hasOwn(MONITORS, kind))
+    return element("div", { class: "empty" }, element("p", {}, "No metric is shown."));
   const [monitor, sentence] = MONITORS[kind];
   return element(
     "div",
@@ -34,7 +50,11 @@ export function emptyPage() {
       {},
       "from landscape_callbacks import LandscapeMonitor\n\ntrainer = Trainer(callbacks=[LandscapeMonitor()])",
     ),
-    element("p", {}, "If a run is training now, its first records appear here within seconds after they are written."),
+    element(
+      "p",
+      {},
+      "If a run is training now, its first records appear here within seconds after they are written.",
+    ),
   );
 }
 

@@ -19,7 +19,15 @@ export class HeatMap {
   constructor(run, key, options) {
     this.run = run;
     this.key = key;
-    this.options = { scale: () => viridis, gridKind: () => "linear", overlays: () => [], overlaid: [], curve: (xs, ys) => ({ xs, ys }), cut: 0.01, ...options };
+    this.options = {
+      scale: () => viridis,
+      gridKind: () => "linear",
+      overlays: () => [],
+      overlaid: [],
+      curve: (xs, ys) => ({ xs, ys }),
+      cut: 0.01,
+      ...options,
+    };
     this.plot = new Plot(190);
     this.caption = element("span", {});
     this.bar = element("span", { class: "color-bar" });
@@ -67,10 +75,17 @@ export class HeatMap {
     });
     this.columns = usable.map((record, at) => {
       const next = usable[at + 1]?.step ?? record.step + (at > 0 ? record.step - usable[at - 1].step : 1);
-      return { from: record.step, to: next, curve: () => this.options.curve(record.arrays[grid], record.arrays[values]) };
+      return {
+        from: record.step,
+        to: next,
+        curve: () => this.options.curve(record.arrays[grid], record.arrays[values]),
+      };
     });
     this.domain = extent(...usable.map((record) => record.arrays[grid]));
-    this.colors = colorDomain(usable.map((record) => record.arrays[values]), { cut: this.options.cut, floor: this.options.floor, logarithmic: this.options.logarithmic });
+    this.colors = colorDomain(
+      usable.map((record) => record.arrays[values]),
+      { cut: this.options.cut, floor: this.options.floor, logarithmic: this.options.logarithmic },
+    );
     const words = describeDomain(this.colors);
     this.caption.textContent = `${this.options.valueTitle} over training${named ? `: ${this.run.name}` : ""} (${words.scale} colours)`;
     this.low.textContent = words.low;

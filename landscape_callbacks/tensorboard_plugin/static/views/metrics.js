@@ -25,7 +25,9 @@ export function metricsSection() {
           if (!holding.length && model.layout !== "side") return [];
           const shown = holding.length ? holding : runs;
           const key = JSON.stringify([tag, shown.map((run) => run.name), holding.length > 0]);
-          return [{ key, title: tag, runs: shown, create: holding.length ? () => new MetricCard(holding, tag) : null }];
+          return [
+            { key, title: tag, runs: shown, create: holding.length ? () => new MetricCard(holding, tag) : null },
+          ];
         }),
       ),
   });
@@ -50,9 +52,12 @@ class MetricCard {
     }));
     const domain = extent(...curves.map((curve) => curve.values));
     const axis = timeAxis(model, this.runs);
-    const rows = (step) => curves.map((curve) => ({ color: curve.color, label: curve.label, value: valueAt(curve, step) }));
+    const rows = (step) =>
+      curves.map((curve) => ({ color: curve.color, label: curve.label, value: valueAt(curve, step) }));
     this.plot.show({
-      label: `${this.tag} over training. At step ${model.step}: ${rows(model.step).map((row) => row.value).join(", ")}.`,
+      label: `${this.tag} over training. At step ${model.step}: ${rows(model.step)
+        .map((row) => row.value)
+        .join(", ")}.`,
       x: axis.x,
       above: axis.above,
       y: { kind, domain: kind === "log" ? domain : padded(domain), positiveLow: positiveLow(curves), title: "" },

@@ -55,7 +55,12 @@ class PlaneCard {
     this.views = element(
       "div",
       { class: "plane" },
-      element("figure", {}, element("figcaption", {}, "loss", element("span", { class: "legend" }, this.low, this.bar, this.high)), this.map.element),
+      element(
+        "figure",
+        {},
+        element("figcaption", {}, "loss", element("span", { class: "legend" }, this.low, this.bar, this.high)),
+        this.map.element,
+      ),
       element("figure", {}, element("figcaption", {}, "drag to turn"), this.surface.element),
     );
     this.element = element("div", {}, this.message, this.views, this.readout.element);
@@ -124,7 +129,9 @@ function axisTitle({ info }, axis, index) {
 
 function levelsOf({ low, high, logarithmic }) {
   const shares = Array.from({ length: LEVELS }, (_, index) => (index + 0.5) / LEVELS);
-  return logarithmic ? shares.map((share) => low * (high / low) ** share) : shares.map((share) => low + (high - low) * share);
+  return logarithmic
+    ? shares.map((share) => low * (high / low) ** share)
+    : shares.map((share) => low + (high - low) * share);
 }
 
 function pathLayers({ trajectory_x: xs, trajectory_y: ys }) {
@@ -162,8 +169,14 @@ function placeText({ x, y, loss }) {
 
 function planeReadout(record, here, step) {
   const entries = [];
-  if (here) entries.push({ color: color("--path"), label: `training at step ${formatStep(here.step)}`, value: placeText(here) });
-  if (record.info.nonfinite > 0) entries.push({ label: "points that are not finite", value: formatNumber(record.info.nonfinite) });
+  if (here)
+    entries.push({
+      color: color("--path"),
+      label: `training at step ${formatStep(here.step)}`,
+      value: placeText(here),
+    });
+  if (record.info.nonfinite > 0)
+    entries.push({ label: "points that are not finite", value: formatNumber(record.info.nonfinite) });
   if (record.step !== step) entries.push({ label: "measured at step", value: formatStep(record.step) });
   return entries;
 }

@@ -13,11 +13,17 @@ export class Problems {
     for (const run of model.selected()) {
       if (run.problem) sentences.push(`Run ${run.name}: ${run.problem}`);
       const broken = model.broken(run);
-      if (broken) sentences.push(`Run ${run.name}: ${broken} ${broken === 1 ? "record" : "records"} could not be read and ${broken === 1 ? "is" : "are"} left out.`);
+      if (broken)
+        sentences.push(
+          `Run ${run.name}: ${broken} ${broken === 1 ? "record" : "records"} could not be read and ${broken === 1 ? "is" : "are"} left out.`,
+        );
     }
     const content = sentences.join("\n");
     if (content === this.shown) return;
     this.shown = content;
-    replace(this.element, sentences.map((sentence) => element("p", {}, sentence)));
+    replace(
+      this.element,
+      sentences.map((sentence) => element("p", {}, sentence)),
+    );
   }
 }

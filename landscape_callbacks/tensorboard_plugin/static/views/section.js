@@ -39,7 +39,10 @@ export class Section {
     const nodes = listed.map((entry) => this.card(entry));
     const order = nodes.map(({ node }) => node);
     if (!listed.length) replace(this.grid, emptyState(this.kind));
-    else if (order.length !== this.grid.children.length || order.some((node, at) => node !== this.grid.children[at])) {
+    else if (
+      order.length !== this.grid.children.length ||
+      order.some((node, at) => node !== this.grid.children[at])
+    ) {
       replace(this.grid, order);
     }
     for (const key of [...this.cards.keys()]) if (!listed.some((entry) => entry.key === key)) this.cards.delete(key);
@@ -73,7 +76,9 @@ function updateSafely(content, model, node) {
     node.querySelector(":scope > .undrawable")?.remove();
   } catch (error) {
     if (node.querySelector(":scope > .undrawable")) return;
-    node.append(element("p", { class: "undrawable missing" }, `What was recorded here cannot be drawn: ${error.message}.`));
+    node.append(
+      element("p", { class: "undrawable missing" }, `What was recorded here cannot be drawn: ${error.message}.`),
+    );
   }
 }
 
@@ -83,7 +88,21 @@ export function entriesForGroups(model, { kind, name, title, subtitle, create, s
   return groups.flatMap((runs) => {
     const holding = runs.filter((run) => run.series.has(`${kind}/${name}`));
     if (!holding.length && model.layout !== "side") return [];
-    const key = JSON.stringify([kind, name, title, (holding.length ? holding : runs).map((run) => run.name), holding.length > 0]);
-    return [{ key, title, subtitle, runs: holding.length ? holding : runs, create: holding.length ? () => create(holding) : null }];
+    const key = JSON.stringify([
+      kind,
+      name,
+      title,
+      (holding.length ? holding : runs).map((run) => run.name),
+      holding.length > 0,
+    ]);
+    return [
+      {
+        key,
+        title,
+        subtitle,
+        runs: holding.length ? holding : runs,
+        create: holding.length ? () => create(holding) : null,
+      },
+    ];
   });
 }

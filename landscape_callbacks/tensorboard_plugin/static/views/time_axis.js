@@ -27,7 +27,9 @@ export function timeKey(model, runs, keys, ...more) {
 
 /** The episode under the pointer, as rows and text of a tooltip. One strip a run lies at the top of the plot. */
 export function episodeHover(model, runs, step) {
-  const found = runs.map((run) => ({ run, episode: episodeAt(model.episodes(run), step) })).filter(({ episode }) => episode);
+  const found = runs
+    .map((run) => ({ run, episode: episodeAt(model.episodes(run), step) }))
+    .filter(({ episode }) => episode);
   const rows = found.flatMap(({ run, episode }) => {
     const head = {
       color: color(verdictStyle(episode.verdict).color),

@@ -16,12 +16,30 @@ export class Timeline {
     this.timer = null;
     this.pace = "normal";
     this.play = element("button", { type: "button", class: "play", on: { click: () => this.toggle() } });
-    this.slider = element("input", { type: "range", min: "0", max: "0", step: "1", value: "0", "aria-label": "Step", on: { input: () => this.slide() } });
-    this.number = element("input", { type: "number", "aria-label": "Go to step", on: { change: () => model.goToStep(Number(this.number.value)) } });
+    this.slider = element("input", {
+      type: "range",
+      min: "0",
+      max: "0",
+      step: "1",
+      value: "0",
+      "aria-label": "Step",
+      on: { input: () => this.slide() },
+    });
+    this.number = element("input", {
+      type: "number",
+      "aria-label": "Go to step",
+      on: { change: () => model.goToStep(Number(this.number.value)) },
+    });
     this.total = element("span", { class: "total" });
     this.strip = element("div", { class: "strip", "aria-hidden": "true" });
-    const paces = Object.keys(FRAMES).map((name) => element("option", { value: name, selected: name === this.pace }, name));
-    this.paces = element("select", { "aria-label": "Pace", on: { change: () => this.setPace(this.paces.value) } }, paces);
+    const paces = Object.keys(FRAMES).map((name) =>
+      element("option", { value: name, selected: name === this.pace }, name),
+    );
+    this.paces = element(
+      "select",
+      { "aria-label": "Pace", on: { change: () => this.setPace(this.paces.value) } },
+      paces,
+    );
     this.element = element(
       "div",
       { class: "timeline" },
