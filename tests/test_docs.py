@@ -75,3 +75,47 @@ def test_worked_example_of_a_monitor_measures(repository: Path) -> None:
     share = float(trainer.callback_metrics["gradient/share_in_sharpest_direction"])
     assert 0.0 < share <= 1.0 + 1e-6
     assert "landscape/failed_measurements" not in trainer.callback_metrics
+
+
+def documented_tags(repository: Path) -> list[str]:
+    """One regular expression a tag of the table; ``…_error`` stands for the first tag of its cell with that end."""
+    tags = []
+    for line in (repository / "docs" / "reference" / "tags.md").read_text().splitlines():
+        if not line.startswith("| `"):
+            continue
+        cell = re.findall(r"`([^`]+)`", line.split(" | ")[0])
+        for tag in cell:
+            tag = tag.replace("…", cell[0]).replace("_2", r"_\d+")
+            tags.append(re.sub(r"<\w+>", r"[\\w.]+", tag))
+    return tags
+
+
+def test_every_logged_tag_is_in_the_table(repository: Path) -> None:
+    from lightning.pytorch import Trainer
+    from lightning.pytorch.demos.boring_classes import BoringModel
+
+    from landscape_callbacks import LandscapeMonitor, PlateauLearningRateAdjuster
+
+    trainer = Trainer(
+        max_steps=12,
+        accelerator="cpu",
+        callbacks=[
+            LandscapeMonitor(
+                every_n_steps=2,
+                max_overhead=None,
+                figures=False,
+                gradient_norms={"per_module": 1, "noise_scale_batches": 3},
+                eigenvalues={"trace": True, "largest": 2},
+            ),
+            PlateauLearningRateAdjuster(),
+        ],
+        gradient_clip_val=1.0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+    )
+    trainer.fit(BoringModel())
+    logged = [name for name in trainer.callback_metrics if "/" in name]
+    assert len(logged) > 20
+    documented = documented_tags(repository)
+    assert [name for name in logged if not any(re.fullmatch(tag, name) for tag in documented)] == []
