@@ -64,6 +64,8 @@ class Monitor(Callback):
         self.verbose = bool(verbose)
         self.cadence = Cadence(self.every_n_steps, self.max_overhead)
         self.carried_seconds = 0.0
+        self.carried_failures = 0
+        self.carried_warm_starts: dict[str, Tensor] = {}
         self._coordinator: Coordinator | None = None
 
     @property
@@ -140,11 +142,18 @@ class Monitor(Callback):
             self._coordinator.stop()
 
     def state_dict(self) -> dict[str, Any]:
-        """The cadence, as plain values."""
-        seconds = self._coordinator.clock.training_seconds(time.perf_counter()) if self._coordinator else self.carried_seconds
-        return {"cadence": self.cadence.state_dict(), "training_seconds": seconds}
+        """The cadence as plain values, the count of failures, and start vectors of the next measurement as CPU tensors."""
+        running = self._coordinator
+        return {
+            "cadence": self.cadence.state_dict(),
+            "training_seconds": running.clock.training_seconds(time.perf_counter()) if running else self.carried_seconds,
+            "failed_measurements": running.failed if running else self.carried_failures,
+            "warm_starts": running.warm_starts_to_save(self) if running else self.carried_warm_starts,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continues the cadence and the budget of the run that was interrupted."""
+        """Continues the cadence, the budget and the start vectors of the run that was interrupted."""
         self.cadence.load_state_dict(state_dict["cadence"])
         self.carried_seconds = float(state_dict["training_seconds"])
+        self.carried_failures = int(state_dict.get("failed_measurements", 0))
+        self.carried_warm_starts = dict(state_dict.get("warm_starts", {}))

@@ -41,7 +41,8 @@ def current_step(trainer: Any) -> int:
 def log_scalars(trainer: Any, scalars: Mapping[str, float], step: int) -> None:
     """Sends scalars to every logger at ``step`` and into ``trainer.callback_metrics``; non-finite values go as they are.
 
-    ``self.log`` would not do: a value logged now and then is repeated at every flush, and lands on flush steps only.
+    ``self.log`` would not do: a value logged now and then is repeated at every flush, and lands on flush steps only. A logger that raises
+    does not keep the others from their values; its exception comes last.
     """
     if not scalars:
         return
@@ -53,8 +54,14 @@ def log_scalars(trainer: Any, scalars: Mapping[str, float], step: int) -> None:
             for tag, value in values.items()
         }
     )
+    failure: Exception | None = None
     for logger in trainer.loggers:
-        logger.log_metrics(values, step=step)
+        try:
+            logger.log_metrics(values, step=step)
+        except Exception as error:
+            failure = error
+    if failure is not None:
+        raise failure
 
 
 @rank_zero_only
@@ -76,7 +83,14 @@ def open_record_writer(trainer: Any) -> RecordWriter | None:
         return None
     if trainer.fast_dev_run or not trainer.loggers:
         return RecordWriter(None)
-    return RecordWriter(log_dir, [logger.experiment for logger in trainer.loggers if type(logger).__name__ == "TensorBoardLogger"])
+    writers = []
+    for logger in trainer.loggers:
+        if type(logger).__name__ == "TensorBoardLogger":
+            try:
+                writers.append(logger.experiment)
+            except OSError as error:
+                rank_zero_warn(f"Landscape records are not written to TensorBoard's event file: {error}.", category=RuntimeWarning)
+    return RecordWriter(log_dir, writers)
 
 
 class WarnOnce:
