@@ -176,12 +176,12 @@ def test_hovering_an_episode_shows_its_evidence(tab: Tab, sample_runs: SampleRun
     tooltip = tab.frame.locator(".tooltip")
     tooltip.wait_for()
     step = int(tooltip.locator(".tooltip-title").inner_text().split()[1])
-    verdict = sample_runs.record("slow", "verdict", "episode", 299)
+    verdict = sample_runs.record("slow", "verdict", "episode", step)
     text = tooltip.inner_text()
-    assert sample_runs.record("slow", "verdict", "episode", step).info["verdict"] == "strict saddle"
+    assert verdict.info["verdict"] == "strict saddle"
     assert "strict saddle" in text
     assert "lowest curvature" in text
-    assert verdict.info["sentence"] in text or "the gradient has length" in text
+    assert verdict.info["sentence"] in text
     largest = sample_runs.record("slow", "eigenvalues", "hessian", step).arrays["largest"][0]
     assert f"{largest:.4g}" in text or f"{largest:.1f}" in text
 

@@ -2,7 +2,7 @@
 
 import { RecordQueue } from "./data/record_queue.js";
 import { Series } from "./data/series.js";
-import { episodes } from "./data/episodes.js";
+import { episodeAt, episodes, startOf } from "./data/episodes.js";
 import { metricOf, usualMetrics } from "./data/metric.js";
 
 const RUN_COLORS = ["--run-0", "--run-1", "--run-2", "--run-3", "--run-4", "--run-5", "--run-6", "--run-7"];
@@ -249,6 +249,14 @@ export class Model {
       run.episodesTo = this.steps.at(-1);
     }
     return run.episodeList;
+  }
+
+  /** The episode that a step of a run lies in, with its latest record up to that step; null before the first. */
+  verdictAt(run, step) {
+    const episode = episodeAt(this.episodes(run), step);
+    if (!episode) return null;
+    const record = this.recordAt(run.series.get("verdict/episode"), step);
+    return { episode, record: record && startOf(record) === episode.start ? record : episode.record };
   }
 
   /** How many records of the selected runs could not be read. */

@@ -25,7 +25,7 @@ export function verdictStyle(verdict) {
 export function episodes(series, lastStep) {
   const byStart = new Map();
   for (const record of series?.loaded() ?? []) {
-    const start = toNumber(record.info.episode_start ?? record.step);
+    const start = startOf(record);
     if (Number.isFinite(start)) byStart.set(start, record);
   }
   const starts = [...byStart.keys()].sort((a, b) => a - b);
@@ -41,6 +41,11 @@ export function episodes(series, lastStep) {
       record,
     };
   });
+}
+
+/** The step that the episode of a verdict record began at. */
+export function startOf(record) {
+  return toNumber(record.info.episode_start ?? record.step);
 }
 
 /** The episode that a step lies in: the last one that began at or before it. */

@@ -2,7 +2,7 @@
 
 import { element, replace } from "../dom.js";
 import { formatStep } from "../format.js";
-import { episodeAt, verdictStyle } from "../data/episodes.js";
+import { verdictStyle } from "../data/episodes.js";
 import { actionList } from "./actions.js";
 import { evidenceRows } from "./time_axis.js";
 import { Section } from "./section.js";
@@ -33,26 +33,21 @@ class DiagnosisCard {
   }
 
   update(model) {
-    const list = model.episodes(this.run);
-    const episode = episodeAt(list, model.step);
-    const record = episode && (model.recordAt(this.run.series.get("verdict/episode")) ?? episode.record);
+    const found = model.verdictAt(this.run, model.step);
     const actions = actionList(this.run, model.step);
     const shown = JSON.stringify([
-      episode?.start,
-      episode?.end,
-      record?.step,
-      episode?.ongoing,
+      found?.episode.start,
+      found?.episode.end,
+      found?.record.step,
       actions?.textContent,
     ]);
     if (shown === this.shown) return;
     this.shown = shown;
-    const verdict = episode
-      ? this.content(episode, sameEpisode(record, episode) ? record : episode.record)
-      : nothingYet();
+    const verdict = found ? this.content(found) : nothingYet();
     replace(this.element, verdict, actions && [element("h4", {}, "Learning rate"), actions]);
   }
 
-  content(episode, record) {
+  content({ episode, record }) {
     const { color, sign } = verdictStyle(episode.verdict);
     const { sentence, suggestion, evidence, samples } = record.info;
     const until = episode.ongoing ? "and still lasts" : `to step ${formatStep(episode.end)}`;
@@ -74,10 +69,6 @@ class DiagnosisCard {
       element("p", { class: "cost" }, `As of step ${formatStep(record.step)}.${cost}`),
     ];
   }
-}
-
-function sameEpisode(record, episode) {
-  return (record.info.episode_start ?? record.step) === episode.start;
 }
 
 function evidenceEntry({ label, value }) {

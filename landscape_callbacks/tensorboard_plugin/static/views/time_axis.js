@@ -1,7 +1,7 @@
 // What all plots over training share: the step axis, verdict episodes as shaded spans, the chosen step, and hover.
 
 import { formatStep, formatWithError } from "../format.js";
-import { episodeAt, verdictStyle } from "../data/episodes.js";
+import { verdictStyle } from "../data/episodes.js";
 import { verticalRule } from "../plot/layers.js";
 import { STRIP } from "../plot/plot.js";
 import { color, faded } from "../plot/theme.js";
@@ -25,20 +25,18 @@ export function timeKey(model, runs, keys, ...more) {
   return JSON.stringify([versions, model.steps[0], model.steps.at(-1), model.layout, ...more]);
 }
 
-/** The episode under the pointer, as rows and text of a tooltip. One strip a run lies at the top of the plot. */
-export function episodeHover(model, runs, step) {
-  const found = runs
-    .map((run) => ({ run, episode: episodeAt(model.episodes(run), step) }))
-    .filter(({ episode }) => episode);
-  const rows = found.flatMap(({ run, episode }) => {
+/** The verdict under the pointer and its evidence, as rows and text of a tooltip. */
+function verdictHover(model, runs, step) {
+  const found = runs.map((run) => ({ run, ...model.verdictAt(run, step) })).filter(({ episode }) => episode);
+  const rows = found.flatMap(({ run, episode, record }) => {
     const head = {
       color: color(verdictStyle(episode.verdict).color),
       label: runs.length > 1 ? `verdict (${run.name})` : "verdict",
       value: episode.verdict,
     };
-    return [head, ...(runs.length === 1 ? evidenceRows(episode.record.info.evidence) : [])];
+    return [head, ...(runs.length === 1 ? evidenceRows(record.info.evidence) : [])];
   });
-  return { rows, text: found.length === 1 ? String(found[0].episode.record.info.sentence ?? "") : "" };
+  return { rows, text: found.length === 1 ? String(found[0].record.info.sentence ?? "") : "" };
 }
 
 /** {label, value} for each piece of evidence. */
@@ -52,7 +50,7 @@ export function evidenceRows(evidence) {
 /** A tooltip over training: the values of the nearest records, then the episode. */
 export function timeHover(model, runs, step, valueRows) {
   const nearest = model.steps[model.nearest(step)];
-  const episode = episodeHover(model, runs, nearest);
+  const episode = verdictHover(model, runs, nearest);
   return {
     title: `step ${formatStep(nearest)}`,
     rows: [...valueRows(nearest), ...episode.rows],
