@@ -288,6 +288,8 @@ class PlateauLearningRateAdjuster(LossWatchingMonitor):
         if self.metric is not None:
             self.metric.trend.restart()
         self.cadence.reset(step)
+        if decision.action == "revert":
+            self.cadence.request()  # what called for the raise is still there
         self._cut_gain = None
         self.history.append((step, decision))
         self._say(trainer, sentence)

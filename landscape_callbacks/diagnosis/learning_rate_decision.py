@@ -46,7 +46,7 @@ def decide(
         Noise floor: going on can lower the loss by at most 0.001, this cut wins 0.01. Learning rate 0.1 -> 0.05.
     """
     if state.trial > 1.0 and evidence.loss is not None and not _within(evidence.loss, state.trial_loss):
-        return _revert(state, evidence)
+        return _revert(policy, state, evidence)
     proposal = _propose_by_trend(policy, evidence) if policy.policy == "trend" else _propose(policy, state, evidence)
     if not proposal.acts:
         return state, proposal
@@ -173,14 +173,16 @@ def _within(loss: float, bound: float) -> bool:
     return math.isfinite(loss) and loss <= bound
 
 
-def _revert(state: PolicyState, evidence: PolicyEvidence) -> tuple[PolicyState, PolicyDecision]:
+def _revert(
+    policy: LearningRatePolicy, state: PolicyState, evidence: PolicyEvidence
+) -> tuple[PolicyState, PolicyDecision]:
     rate = max(evidence.learning_rates)
     after = PolicyState(
         scale=state.scale / state.trial,
         actions=state.actions,
         last_step=evidence.step,
-        # The next raise from here, if any, stops halfway (in logarithms) to where this one failed.
-        ceiling=state.scale / math.sqrt(state.trial),
+        # The next raise from here, if any, stops halfway (in logarithms) to where this one failed, or closely below.
+        ceiling=state.scale / min(math.sqrt(state.trial), policy.max_raise),
     )
     reason = (
         f"The last raise is taken back: the loss is {evidence.loss:.4g}, and before the raise it was within its noise "

@@ -180,6 +180,15 @@ def test_a_raise_that_made_the_loss_rise_is_taken_back_at_once_and_not_repeated(
     assert "had to be reverted" in decision.reason
 
 
+def test_after_a_large_raise_failed_the_next_one_goes_close_below_it():
+    known = {"rates": (1e-8,), "loss": 2.0, "loss_noise": 0.1, "largest_stable_rate": 0.4}
+    state, decision = _decide(_evidence("step too small", **known))
+    assert decision.factor == pytest.approx(2e7)
+    state, _ = _decide(_evidence(None, step=1002, loss=3.0, rates=(0.2,)), state)
+    _, decision = _decide(_evidence("step too small", step=1200, **known), state)
+    assert decision.factor == pytest.approx(2e6)
+
+
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
 def test_a_raise_that_blew_up_is_taken_back_whatever_was_known_before(loss):
     for known in ({"loss": 2.0, "loss_noise": 0.1}, {"loss": 2.0}, {}):
