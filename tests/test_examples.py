@@ -18,6 +18,7 @@ FEWER_STEPS = {
         str(Path(__file__).parents[1] / "examples" / "lightning_cli.yaml"),
         "--trainer.max_epochs=3",
     ],
+    "edge_of_stability.py": ["--max-steps", "30"],
     "mnist.py": ["--max-steps", "230"],
     "plain_pytorch.py": ["--max-steps", "100"],
     "plateau_rescue.py": ["--max-steps", "150"],
