@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -36,12 +37,15 @@ class LossCurve:
         self.losses = np.asarray(losses, dtype=np.float64)
         if self.alphas.ndim != 1 or self.alphas.shape != self.losses.shape or np.any(np.diff(self.alphas) <= 0):
             raise ValueError("A curve needs increasing alphas and one loss for each of them.")
-        finite = np.isfinite(self.losses)
-        edges = np.flatnonzero(np.diff(np.concatenate(([0], finite.astype(np.int8), [0]))))
-        self.runs: list[tuple[int, int]] = list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
-        self._bends = np.full_like(self.losses, np.nan)
+        self.runs = _runs(np.isfinite(self.losses))
+
+    # Lazy: while points are still being added, only the error is asked for, and it needs no spline.
+    @cached_property
+    def _bends(self) -> Array:
+        bends = np.full_like(self.losses, np.nan)
         for first, end in self.runs:
-            self._bends[first:end] = _second_derivatives(self.alphas[first:end], self.losses[first:end])
+            bends[first:end] = _second_derivatives(self.alphas[first:end], self.losses[first:end])
+        return bends
 
     def __call__(self, alphas: float | Sequence[float] | Array) -> Array:
         """The losses at any distances; NaN outside the points and next to non-finite ones."""
@@ -102,6 +106,7 @@ class LossCurve:
         share = (alpha - self.alphas[j]) / (self.alphas[j + 1] - self.alphas[j])
         return float((1 - share) * self._bends[j] + share * self._bends[j + 1])
 
+    @cached_property
     def interval_errors(self) -> Array:
         """How far the curve may be from the loss in each interval, loss units, shape (P-1,).
 
@@ -117,18 +122,21 @@ class LossCurve:
             if len(x) < 5:
                 continue
             for order in range(1, 5):
-                difference = np.diff(difference) / (x[order:] - x[:-order])
+                difference = (difference[1:] - difference[:-1]) / (x[order:] - x[:-order])
             # The largest of the four windows around each interval: a mean of them misses kinks and narrow waves.
-            around = np.lib.stride_tricks.sliding_window_view(np.pad(np.abs(difference), 3), 4).max(axis=1)
-            errors[first : end - 1] = _SAFETY * 24 * 5 / 384 * around * np.diff(x) ** 4
+            around = np.zeros(len(x) - 1)
+            for shift in range(4):
+                place = slice(shift, shift + len(difference))
+                around[place] = np.maximum(around[place], np.abs(difference))
+            errors[first : end - 1] = _SAFETY * 24 * 5 / 384 * around * (x[1:] - x[:-1]) ** 4
             # At the ends nothing is known beyond: there the spline is a plain cubic, off by 1/24·h⁴·|f⁗| and more.
             errors[[first, end - 2]] *= 4
         return errors
 
     @property
     def error(self) -> float:
-        """The largest of :meth:`interval_errors`; NaN when none is known."""
-        errors = self.interval_errors()
+        """The largest of :attr:`interval_errors`; NaN when none is known."""
+        errors = self.interval_errors
         known = errors[np.isfinite(errors)]
         return float(known.max()) if len(known) else float("nan")
 
@@ -202,7 +210,7 @@ def sample_adaptively(
         curve = _extended(curve, evaluate, [-distance, distance])
     while len(curve.alphas) < max_points:
         finite = curve.losses[np.isfinite(curve.losses)]
-        errors = np.nan_to_num(curve.interval_errors(), nan=0.0)
+        errors = np.nan_to_num(curve.interval_errors, nan=0.0)
         # Below the rounding of the losses themselves nothing is won by more points.
         wanted = max(tolerance * np.ptp(finite), 4 * rounding * np.abs(finite).max()) if len(finite) else np.inf
         worst = [int(j) for j in np.argsort(-errors)[: min(2, max_points - len(curve.alphas))] if errors[j] > wanted]
@@ -235,6 +243,14 @@ def _balanced_distance(curve: LossCurve, rounding: float, reach: float) -> float
     # A coarse grid sees too little of a fine structure at 0: ten times its estimate is the safer one.
     balanced = (4 * rounding * float(np.abs(finite).max()) / (10 * truncation + 1e-300)) ** 0.25
     return float(min(max(balanced, 0.01 * reach), 0.4 * nearest))
+
+
+def _runs(finite: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """First and end index of each run of finite losses."""
+    if finite.all():
+        return [(0, len(finite))] if len(finite) else []
+    edges = np.flatnonzero(np.diff(np.concatenate(([0], finite.astype(np.int8), [0]))))
+    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
 
 
 def _second_derivatives(x: Array, y: Array) -> Array:

@@ -130,7 +130,7 @@ def best_step_error(curve: LossCurve, best_step: float, rounding: float) -> floa
         if curve.alphas[first] < best_step < curve.alphas[end - 1]:
             j = int(np.clip(np.searchsorted(curve.alphas, best_step, side="right") - 1, first, end - 2))
             interval = float(curve.alphas[j + 1] - curve.alphas[j])
-            error = float(curve.interval_errors()[max(j - 1, 0) : j + 2].max())
+            error = float(curve.interval_errors[max(j - 1, 0) : j + 2].max())
             bend = curve.bend(best_step)
             if not np.isfinite(error) or bend <= 0:
                 return interval
