@@ -1,7 +1,7 @@
 """What the monitors cost: gradient norms on a large model, and the default LandscapeMonitor against its budget.
 
-Run with ``python benchmarks/overhead.py [--output FILE]``. All figures of a table come from one process; configurations take turns, so
-that a machine whose speed drifts slows all of them alike.
+Run with ``python benchmarks/overhead.py [--output FILE]``. All figures of a table come from one process; configurations
+take turns, so that a machine whose speed drifts slows all of them alike.
 """
 
 from __future__ import annotations
@@ -187,8 +187,9 @@ def budget_table(steps: int) -> list[str]:
         ),
         "conv net with batch norm 28x28, batch 64": (
             nn.Sequential(
-                nn.Conv2d(1, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.BatchNorm2d(32), nn.ReLU(),
-                nn.Flatten(), nn.Linear(32 * 49, 64), nn.ReLU(), nn.Dropout(0.2), nn.Linear(64, 10),
+                nn.Conv2d(1, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1),
+                nn.BatchNorm2d(32), nn.ReLU(), nn.Flatten(), nn.Linear(32 * 49, 64), nn.ReLU(), nn.Dropout(0.2),
+                nn.Linear(64, 10),
             ),
             TensorDataset(torch.randn(2048, 1, 28, 28), torch.randint(0, 10, (2048,))), 64, 2 * steps,
         ),

@@ -26,11 +26,20 @@ class HardModule(pl.LightningModule):
         self.automatic_optimization = not manual
         self.optimizer_name = optimizer
         self.net = nn.Sequential(
-            nn.Linear(6, 16), nn.BatchNorm1d(16), nn.Tanh(), nn.Dropout(0.3), nn.Linear(16, 16), nn.ReLU(inplace=True), nn.Linear(16, 3)
+            nn.Linear(6, 16),
+            nn.BatchNorm1d(16),
+            nn.Tanh(),
+            nn.Dropout(0.3),
+            nn.Linear(16, 16),
+            nn.ReLU(inplace=True),
+            nn.Linear(16, 3),
         )
         self.accuracy = torchmetrics.Accuracy(task="multiclass", num_classes=3)
         self.metrics = torchmetrics.MetricCollection(
-            {"f1": torchmetrics.F1Score(task="multiclass", num_classes=3), "p": torchmetrics.Precision(task="multiclass", num_classes=3)}
+            {
+                "f1": torchmetrics.F1Score(task="multiclass", num_classes=3),
+                "p": torchmetrics.Precision(task="multiclass", num_classes=3),
+            }
         )
         self.seen: list[float] = []
         self.recent: deque[int] = deque(maxlen=3)
@@ -101,7 +110,9 @@ class RowLogger(Logger):
 
     def their_rows(self) -> list[tuple[int | None, dict[str, float]]]:
         """The rows that hold keys of the user, without ours."""
-        rows = [(step, {key: value for key, value in row.items() if not key.startswith(OURS)}) for step, row in self.rows]
+        rows = [
+            (step, {key: value for key, value in row.items() if not key.startswith(OURS)}) for step, row in self.rows
+        ]
         return [(step, row) for step, row in rows if row]
 
     def our_rows(self) -> list[tuple[int | None, dict[str, float]]]:
@@ -134,7 +145,11 @@ def fingerprint(value: Any) -> str:
     def add(entry: Any) -> None:
         if isinstance(entry, torch.Tensor):
             digest.update(str((entry.dtype, tuple(entry.shape))).encode())
-            digest.update(entry.detach().contiguous().cpu().flatten().view(torch.uint8).numpy().tobytes() if entry.numel() else b"")
+            digest.update(
+                entry.detach().contiguous().cpu().flatten().view(torch.uint8).numpy().tobytes()
+                if entry.numel()
+                else b""
+            )
         elif isinstance(entry, dict):
             for key in entry:
                 digest.update(repr(key).encode())
@@ -162,7 +177,9 @@ def loaders(samples: int = 64, batch_size: int = 8) -> tuple[DataLoader, DataLoa
     return DataLoader(data, batch_size=batch_size, shuffle=True), DataLoader(data, batch_size=batch_size)
 
 
-def train(callbacks: list[Any], *, manual: bool = False, optimizer: str = "sgd", epochs: int = 2, **trainer_arguments: Any) -> dict[str, str]:
+def train(
+    callbacks: list[Any], *, manual: bool = False, optimizer: str = "sgd", epochs: int = 2, **trainer_arguments: Any
+) -> dict[str, str]:
     """Trains the module and gives a fingerprint a kind of state; equal dicts mean bit-identical runs."""
     pl.seed_everything(11, verbose=False)
     module = HardModule(manual, optimizer)

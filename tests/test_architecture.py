@@ -25,7 +25,8 @@ OURS = {
     "training": {"surface", "records"},
     "callbacks": {"training", "surface", "diagnosis", "figures", "records"},
     "tensorboard_plugin": {"records"},
-    "commands": {"callbacks", "training", "surface", "diagnosis", "figures", "tensorboard_plugin", "records"},
+    "interpolate": {"surface"},
+    "commands": {"interpolate", "callbacks", "training", "surface", "diagnosis", "figures", "tensorboard_plugin", "records"},
     "__main__": {"commands"},
     "__init__": {"callbacks", "records"},
 }
@@ -47,6 +48,7 @@ OTHERS = {
     },
     "callbacks": {"torch", "numpy", "lightning", "pytorch_lightning", "lightning_utilities", "matplotlib"},
     "tensorboard_plugin": {"tensorboard", "werkzeug", "numpy"},
+    "interpolate": {"torch"},
     "commands": {"torch", "numpy", "lightning", "pytorch_lightning", "tqdm", "tensorboard"},
     "__main__": set(),
     "__init__": set(),

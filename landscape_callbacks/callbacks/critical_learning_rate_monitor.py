@@ -18,9 +18,10 @@ from landscape_callbacks.training.snapshot import Snapshot, select_parameters
 class CriticalLearningRateMonitor(Monitor):
     r"""Logs the critical learning rate along the optimizer's own update, by a line search of about six forward passes.
 
-    The optimizer's last step is taken again at other lengths, on the batch that it was made for: the critical learning rate is the one at which the loss
-    is back at its start (Kalra & Barkeshli, arXiv 2406.09405). On a quadratic a step along one eigenvector is critical at 2/λ, the stability limit. It
-    needs no second derivative, costs about two training steps, and holds for every optimizer.
+    The optimizer's last step is taken again at other lengths, on the batch that it was made for: the critical learning
+    rate is the one at which the loss is back at its start (Kalra & Barkeshli, arXiv 2406.09405). On a quadratic a step
+    along one eigenvector is critical at 2/λ, the stability limit. It needs no second derivative, costs about two
+    training steps, and holds for every optimizer.
 
     ======================================  ================================================================================
     tag                                     meaning

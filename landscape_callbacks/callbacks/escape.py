@@ -30,8 +30,8 @@ class Move:
 class Escape:
     """Plans a move at a verdict and carries it out between two steps, when no measurement holds the weights.
 
-    Only the weights are changed. Optimizer state is kept as it is: momentum and second moments are averages over many steps, and one displacement of
-    this size leaves them as right as a learning-rate step would.
+    Only the weights are changed. Optimizer state is kept as it is: momentum and second moments are averages over many
+    steps, and one displacement of this size leaves them as right as a learning-rate step would.
 
     Args:
         kind: ``None``, ``"perturb"`` or ``"line_search"``.
@@ -59,7 +59,8 @@ class Escape:
             share = f"tested to lower the loss by {measured.escape_decrease:.3g} ± {measured.escape_decrease_error:.1g}"
             self._planned = displacement, f"Moved along the direction of negative curvature ({share})"
             return
-        # Uniform in a ball: a Gaussian direction, at a radius that follows from a uniform volume (Jin et al. 2017, algorithm 1).
+        # Uniform in a ball: a Gaussian direction, at a radius that follows from a uniform volume (Jin et al. 2017,
+        # algorithm 1).
         direction = space.random(snapshot.step)
         uniform = float(torch.rand((), generator=torch.Generator().manual_seed(snapshot.step), dtype=torch.float64))
         length = self.radius * measured.weight_norm * uniform ** (1.0 / space.dimension)

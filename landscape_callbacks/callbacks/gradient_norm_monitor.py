@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from landscape_callbacks.surface.gradients import gradient_noise_scale, gradient_norms
+from landscape_callbacks.training.cadence import Cadence
 from landscape_callbacks.training.compatibility import require_positive_int
 from landscape_callbacks.training.gradient_access import (
     clips_gradients,
@@ -22,6 +23,9 @@ from landscape_callbacks.training.monitor import Monitor
 from landscape_callbacks.training.replay import LossFunction
 from landscape_callbacks.training.reporting import Report, current_step
 from landscape_callbacks.training.snapshot import Snapshot
+
+# Of the budget, where the noise scale is measured too.
+_SHARE_OF_NORMS = 0.2
 
 
 class GradientNormMonitor(Monitor):
@@ -64,6 +68,8 @@ class GradientNormMonitor(Monitor):
         >>> trainer = Trainer(callbacks=[GradientNormMonitor(per_module=1)], logger=False, enable_checkpointing=False)
     """
 
+    reads_gradients = True
+
     def __init__(
         self,
         *,
@@ -92,11 +98,23 @@ class GradientNormMonitor(Monitor):
             batches=max(1, noise_scale_batches),
             verbose=verbose,
         )
+        self.norm_cadence = self.cadence
+        if noise_scale_batches and self.max_overhead is not None:
+            self.cadence.max_overhead = (1 - _SHARE_OF_NORMS) * self.max_overhead
+        if noise_scale_batches:
+            # One cadence each: at a step at which both are due, the first would be taken for the second.
+            share = None if self.max_overhead is None else _SHARE_OF_NORMS * self.max_overhead
+            self.norm_cadence = Cadence(self.every_n_steps, share)
         self.nonfinite_steps = 0
         self._measuring = self._stepped = False
         self._failure: Exception | None = None
         self._seconds = 0.0
         self._unclipped: dict[int, tuple[list[str], Tensor]] = {}
+
+    @property
+    def cadences(self) -> tuple[Cadence, ...]:
+        """That of the norms, and that of the noise scale."""
+        return (self.cadence, self.norm_cadence)
 
     def measure(self, trainer: Any, pl_module: Any, snapshot: Snapshot) -> Report:
         """The gradient noise scale, from one gradient a recent batch at the current weights."""
@@ -110,7 +128,7 @@ class GradientNormMonitor(Monitor):
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Decides whether the norms of this step are measured."""
         if batch_idx % trainer.accumulate_grad_batches == 0:
-            self._measuring = self.coordinator.is_due(trainer, self.cadence, current_step(trainer))
+            self._measuring = self.coordinator.is_due(trainer, self.norm_cadence, current_step(trainer))
             self._unclipped, self._failure = {}, None
             self._seconds, self._stepped = 0.0, False
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
@@ -137,7 +155,7 @@ class GradientNormMonitor(Monitor):
             return
         self._measuring = self._stepped = False
         step = current_step(trainer)
-        with self.coordinator.timed(trainer, [self.cadence], step, already=self._seconds):
+        with self.coordinator.timed(trainer, [self.norm_cadence], step, already=self._seconds):
             with self.coordinator.guarded(type(self).__name__, trainer, step):
                 failure, self._failure = self._failure, None
                 if failure is not None:
@@ -176,10 +194,15 @@ class GradientNormMonitor(Monitor):
         return scalars
 
     def state_dict(self) -> dict[str, Any]:
-        """The cadence and the count of non-finite steps, as plain values."""
-        return {**super().state_dict(), "nonfinite_steps": self.nonfinite_steps}
+        """The cadences and the count of non-finite steps, as plain values."""
+        return {
+            **super().state_dict(),
+            "norm_cadence": self.norm_cadence.state_dict(),
+            "nonfinite_steps": self.nonfinite_steps,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continues an interrupted run."""
         super().load_state_dict(state_dict)
+        self.norm_cadence.load_state_dict(state_dict["norm_cadence"])
         self.nonfinite_steps = int(state_dict["nonfinite_steps"])

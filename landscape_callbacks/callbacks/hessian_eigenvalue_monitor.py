@@ -21,9 +21,9 @@ from landscape_callbacks.training.snapshot import EigenRequest, Snapshot
 class HessianEigenvalueMonitor(Monitor):
     r"""Logs the largest and smallest eigenvalues of the loss's Hessian, each with its error, and the stability ratio.
 
-    The largest eigenvalue is the *sharpness*: plain gradient descent with learning rate η is stable along its eigenvector while it is below
-    2/η. A negative smallest eigenvalue shows a direction of descent that the gradient need not see. In deep nets it is there nearly always, so it
-    proves no saddle (see :class:`SaddlePointMonitor`).
+    The largest eigenvalue is the *sharpness*: plain gradient descent with learning rate η is stable along its
+    eigenvector while it is below 2/η. A negative smallest eigenvalue shows a direction of descent that the gradient
+    need not see. In deep nets it is there nearly always, so it proves no saddle (see :class:`SaddlePointMonitor`).
 
     =====================================  ================================================================================
     tag                                    meaning
@@ -37,9 +37,10 @@ class HessianEigenvalueMonitor(Monitor):
     ``stability/ratio``                    curvature that the optimizer sees, over its limit: 1 is the edge of stability
     =====================================  ================================================================================
 
-    ``stability/ratio`` is for SGD (also momentum and Nesterov), Adam, AdamW, NAdam and RMSprop, whose limits differ; for the adaptive ones
-    it takes the preconditioned Hessian (Cohen et al. 2022, arXiv 2207.14484), which costs a second run of products. With small batches the
-    ratio settles below 1 in stable training: it is a gauge of full-batch training. Compare runs at equal batch size.
+    ``stability/ratio`` is for SGD (also momentum and Nesterov), Adam, AdamW, NAdam and RMSprop, whose limits differ;
+    for the adaptive ones it takes the preconditioned Hessian (Cohen et al. 2022, arXiv 2207.14484), which costs a
+    second run of products. With small batches the ratio settles below 1 in stable training: it is a gauge of full-batch
+    training. Compare runs at equal batch size.
 
     Args:
         every_n_steps: Smallest distance of two measurements (optimizer steps).
@@ -47,7 +48,8 @@ class HessianEigenvalueMonitor(Monitor):
         largest: How many of the largest eigenvalues.
         smallest: How many of the smallest.
         method: ``"lanczos"`` (reorthogonalised, restarted) or ``"power_iteration"`` (the textbook method, slower).
-        tolerance: Relative error to reach. The guard against missed eigenvalues makes most values far more accurate than this.
+        tolerance: Relative error to reach. The guard against missed eigenvalues makes most values far more accurate
+            than this.
         trace: Estimate the trace too.
         density: Estimate the spectral density too (stochastic Lanczos quadrature).
         stability: Log ``stability/ratio``.
@@ -55,8 +57,8 @@ class HessianEigenvalueMonitor(Monitor):
         parameters: Regular expression on parameter names (``re.search``); ``None``: all trainable parameters.
         loss_fn: Called as ``loss_fn(pl_module, batch) -> scalar`` instead of replaying ``training_step``.
         eval_mode: Dropout off, batch-norm statistics frozen while measuring.
-        differentiation: ``"double_backward"``, ``"central_difference"`` of gradients, or ``"auto"``: the second only where the first raises, which is
-            warned about once and marked by ``hessian/approximation_error``.
+        differentiation: ``"double_backward"``, ``"central_difference"`` of gradients, or ``"auto"``: the second only
+            where the first raises, which is warned about once and marked by ``hessian/approximation_error``.
         verbose: Print a line a measurement (rank zero).
 
     Raises:
@@ -117,7 +119,11 @@ class HessianEigenvalueMonitor(Monitor):
         """Eigenvalues with their errors, the stability ratio, and on request the trace and the density."""
         pairs = snapshot.eigenpairs()
         scalars, arrays = self._eigenvalue_scalars(pairs)
-        optimizer, step_pairs = (snapshot.optimizer(), snapshot.sharpness_of_steps(self.request.tolerance)) if self.stability else (None, None)
+        optimizer, step_pairs = (
+            (snapshot.optimizer(), snapshot.sharpness_of_steps(self.request.tolerance))
+            if self.stability
+            else (None, None)
+        )
         limit = ratio = None
         products = pairs.products
         if optimizer is not None and step_pairs is not None and optimizer.learning_rate:
@@ -145,14 +151,23 @@ class HessianEigenvalueMonitor(Monitor):
                     "preconditioned": optimizer is not None and optimizer.preconditioner is not None,
                     "converged": all(pairs.converged),
                     "products": products,
-                    "approximation_error": None if snapshot.surface.approximation is None else snapshot.surface.approximation.relative_error,
+                    "approximation_error": None
+                    if snapshot.surface.approximation is None
+                    else snapshot.surface.approximation.relative_error,
                 },
             )
         ]
         if self.density:
             density = spectral_density(snapshot.surface, seed=snapshot.step)
             products += density.products
-            records.append(Record("density", "hessian", snapshot.step, {"grid": density.grid.numpy(), "density": density.density.numpy()}))
+            records.append(
+                Record(
+                    "density",
+                    "hessian",
+                    snapshot.step,
+                    {"grid": density.grid.numpy(), "density": density.density.numpy()},
+                )
+            )
         scalars["hessian/products"] = float(products)
         if (approximation := snapshot.surface.approximation) is not None:
             scalars["hessian/approximation_error"] = approximation.relative_error
@@ -164,7 +179,9 @@ class HessianEigenvalueMonitor(Monitor):
             )
         if self.verbose:
             edge = "" if ratio is None else f", stability ratio {ratio:.3f}"
-            pl_module.print(f"step {snapshot.step}: largest eigenvalue {float(pairs.values[0]):.4g} ± {float(pairs.errors[0]):.1g}{edge}")
+            pl_module.print(
+                f"step {snapshot.step}: largest eigenvalue {float(pairs.values[0]):.4g} ± {float(pairs.errors[0]):.1g}{edge}"
+            )
         return Report(scalars, records)
 
     def _eigenvalue_scalars(self, pairs: Eigenpairs) -> tuple[dict[str, float], dict[str, np.ndarray]]:

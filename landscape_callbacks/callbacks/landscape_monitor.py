@@ -21,8 +21,8 @@ from landscape_callbacks.training.replay import LossFunction
 
 Part = bool | dict[str, Any]
 
-# Shares of the budget. What a part does not spend stays unspent, and a tenth is kept for what hooks cost at every step. Eigenvalues and slices
-# measure together, on one share.
+# Shares of the budget. What a part does not spend stays unspent, and a tenth is kept for what hooks cost at every step.
+# Eigenvalues and slices measure together, on one share.
 _SHARES = {
     "gradient_norms": 0.1,
     "eigenvalues": 0.4,
@@ -37,12 +37,14 @@ _LightningCallback = Callback.__mro__[1]
 class LandscapeMonitor(Callback):
     """Watches the loss landscape while a model trains, and leaves training as it was.
 
-    Gradient norms, extreme Hessian eigenvalues with the stability ratio, loss slices, the critical learning rate, a diagnosis (stuck, settled, or going
-    on?) and a plane with the path of training at the end. All parts look at one snapshot a step, and together spend at most ``max_overhead`` of the
-    training time. At the end of the fit a short summary is printed.
+    Gradient norms, extreme Hessian eigenvalues with the stability ratio, loss slices, the critical learning rate, a
+    diagnosis (stuck, settled, or going on?) and a plane with the path of training at the end. All parts look at one
+    snapshot a step, and together spend at most ``max_overhead`` of the training time. At the end of the fit a short
+    summary is printed.
 
     Args:
-        max_overhead: Share of training time that all parts together may take. ``None``: no budget, each part measures exactly every n steps.
+        max_overhead: Share of training time that all parts together may take. ``None``: no budget, each part measures
+            exactly every n steps.
         every_n_steps: Smallest distance of two measurements of curvature and slices (optimizer steps).
         gradient_norms: ``False`` leaves the part out; a mapping gives keywords of :class:`GradientNormMonitor`.
         eigenvalues: The same for :class:`HessianEigenvalueMonitor`.
@@ -94,7 +96,13 @@ class LandscapeMonitor(Callback):
         common = {"parameters": parameters, "loss_fn": loss_fn, "eval_mode": eval_mode, "verbose": verbose}
         surface = {**common, "every_n_steps": every_n_steps, "batches": batches}
         lines = {"directions": ["update", "largest_eigenvector"], "figures": figures, "last_within_budget": True}
-        end = {"planes": ["trajectory"], "every_n_epochs": 0, "last_within_budget": True, "figures": figures, "batches": batches}
+        end = {
+            "planes": ["trajectory"],
+            "every_n_epochs": 0,
+            "last_within_budget": True,
+            "figures": figures,
+            "batches": batches,
+        }
         self._add("gradient_norms", GradientNormMonitor, gradient_norms, common)
         self._add("eigenvalues", HessianEigenvalueMonitor, eigenvalues, surface)
         self._add("slices", LossSliceMonitor, slices, {**surface, **lines})
@@ -102,7 +110,9 @@ class LandscapeMonitor(Callback):
         self._add("diagnosis", SaddlePointMonitor, diagnosis, {**common, "first_within_budget": True})
         self._add("plane", LossPlaneMonitor, plane, {**common, **end})
         if not self.parts:
-            raise MisconfigurationException("LandscapeMonitor: every part is off; leave at least one on, or take the callback out.")
+            raise MisconfigurationException(
+                "LandscapeMonitor: every part is off; leave at least one on, or take the callback out."
+            )
         if {"eigenvalues", "slices"} <= self.parts.keys():
             curvature, curves = self.parts["eigenvalues"], self.parts["slices"]
             if (curvature.every_n_steps, curvature.max_overhead) == (curves.every_n_steps, curves.max_overhead):
@@ -120,12 +130,20 @@ class LandscapeMonitor(Callback):
         try:
             self.parts[name] = monitor(**{**defaults, "max_overhead": share, **own})
         except TypeError as error:
-            raise MisconfigurationException(f"LandscapeMonitor: {name}={part!r} does not fit {monitor.__name__}: {error}.") from error
+            raise MisconfigurationException(
+                f"LandscapeMonitor: {name}={part!r} does not fit {monitor.__name__}: {error}."
+            ) from error
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Leaves out the parts that need other weights where those cannot be evaluated, and sets the others up."""
         if stage == "fit" and not pl_module.automatic_optimization:
-            self._leave_out([name for name, part in self.parts.items() if part.needs_other_weights and part.settings.loss_fn is None])
+            self._leave_out(
+                [
+                    name
+                    for name, part in self.parts.items()
+                    if part.needs_other_weights and part.settings.loss_fn is None
+                ]
+            )
         for act in self._acting("setup"):
             act(trainer, pl_module, stage)
 

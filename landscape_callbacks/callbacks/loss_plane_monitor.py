@@ -261,8 +261,12 @@ class LossPlaneMonitor(Monitor):
 
     def state_dict(self) -> dict[str, Any]:
         """The cadence, and the path if asked for."""
-        path = None if self._trajectory is None else self._trajectory.state_dict()
-        return {**super().state_dict(), "trajectory": path if self.path_in_checkpoint else None}
+        path = None
+        if self._trajectory is not None and self.path_in_checkpoint:
+            space = self._trajectory.space
+            # A checkpoint holds what rank zero has, which of sharded weights is a piece.
+            path = self._trajectory.state_dict() if space.local_dimension == space.dimension else None
+        return {**super().state_dict(), "trajectory": path}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continues an interrupted run."""

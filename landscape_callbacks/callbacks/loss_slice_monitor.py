@@ -152,6 +152,7 @@ class LossSliceMonitor(Monitor):
         self.reach = Reach()
         self.book = PictureBook()
         self._validation_batch: Any = None
+        self._is_sharded = False
 
     @property
     def state_key(self) -> str:
@@ -271,8 +272,13 @@ class LossSliceMonitor(Monitor):
             return
         metric = self.validation if isinstance(self.validation, str) else None
         with ValidationReplay(trainer, pl_module, loss_fn=self.settings.loss_fn, metric=metric) as replay:
-            average = snapshot.surfaces[0].average
-            surface = LossSurface(replay.closure(self._validation_batch, 0), snapshot.space, average=average)
+            trained = snapshot.surfaces[0]
+            surface = LossSurface(
+                replay.closure(self._validation_batch, 0),
+                snapshot.space,
+                average=trained.average,
+                sharded=trained.sharded,
+            )
             try:
                 surface.losses_along(snapshot.space.zeros(), [0.0])
             except Exception as error:
@@ -299,7 +305,9 @@ class LossSliceMonitor(Monitor):
         return slice_drawings(self.book.records, self.theme)
 
     def _weights(self, pl_module: Any) -> Tensor:
-        return select_parameters(pl_module, self.settings.parameters).weights()
+        space = select_parameters(pl_module, self.settings.parameters)
+        self._is_sharded = space.local_dimension != space.dimension
+        return space.weights()
 
     def state_dict(self) -> dict[str, Any]:
         """The cadence, the reach of lines, what figures are drawn from, and the weights that lines lead from."""
@@ -307,8 +315,9 @@ class LossSliceMonitor(Monitor):
             **super().state_dict(),
             "reach": dict(self.reach.of),
             "book": self.book.state_dict(),
-            "initial": self.anchors.initial,
-            "checkpoint": self.anchors.checkpoint,
+            # A checkpoint holds what rank zero has, which of sharded weights is a piece: such a run starts these lines anew.
+            "initial": None if self._is_sharded else self.anchors.initial,
+            "checkpoint": None if self._is_sharded else self.anchors.checkpoint,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

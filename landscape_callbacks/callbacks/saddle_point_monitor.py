@@ -25,15 +25,17 @@ _STEPS_A_BATCH = 40.0
 class SaddlePointMonitor(LossWatchingMonitor):
     r"""Says whether training progresses, has settled, or is stuck: at a saddle, on a plateau, or above the stable learning rate.
 
-    The loss of every step feeds a trend test. When the loss stops falling or blows up, and now and then besides, the monitor looks closer: the last
-    ``batches`` batches are replayed, directions are chosen on one half of them and tested on the other, and the verdict rests on what each move
-    could win. *Undetermined* is one of the answers. A warning is given once an episode, with its evidence, and the end of the episode is told too.
+    The loss of every step feeds a trend test. When the loss stops falling or blows up, and now and then besides, the
+    monitor looks closer: the last ``batches`` batches are replayed, directions are chosen on one half of them and
+        tested on the other, and the verdict
+    rests on what each move could win. *Undetermined* is one of the answers. A warning is given once an episode, with
+    its evidence, and the end of the episode is told too.
 
     ============================================  ==========================================================================
     tag                                           meaning
     ============================================  ==========================================================================
-    ``diagnosis/saddle_score``                    0 (no sign) to 1 (negative curvature for sure, and far more to win along it)
-    ``diagnosis/plateau``                         0 (falls for sure) to 1 (has stopped for sure)
+    ``diagnosis/saddle_score``                    0 (no sign) to 1 (negative curvature for sure, and far more to win
+    along it) ``diagnosis/plateau``                         0 (falls for sure) to 1 (has stopped for sure)
     ``diagnosis/verdict``                         text: verdict, evidence with standard errors, cost
     ``diagnosis/samples``                         samples of training that all looks so far cost
     ``stability/largest_stable_learning_rate``    where steps would stop contracting, at the curvature of the last look
@@ -41,14 +43,18 @@ class SaddlePointMonitor(LossWatchingMonitor):
 
     Args:
         every_n_steps: Smallest distance of two looks (optimizer steps).
-        max_overhead: Share of training time that looks may take; ``None``: look whenever there is reason to. A look costs about as much as
-            ``40 · batches`` training steps. The first one that the loss asks for is taken at once.
+        max_overhead: Share of training time that looks may take; ``None``: look whenever there is reason to. A look
+            costs about as much as ``40 · batches`` training steps. The first one that the loss asks for is taken at
+            once.
         first_within_budget: Let the first look wait until the budget allows it.
         batches: Batches to look at: the last ones that passed by, at least 4. More tell smaller effects.
-        full_batch: Whether every step sees the whole training set, so that there is no sampling error. ``None``: when an epoch is one batch.
+        full_batch: Whether every step sees the whole training set, so that there is no sampling error. ``None``: when
+            an epoch is one batch.
         horizon: Steps over which a decrease of the loss has to matter to count as progress.
-        escape: ``None``: only tell. ``"perturb"``: at a saddle, move the weights by uniform noise in a ball (Jin et al. 2017, arXiv 1703.00887).
-            ``"line_search"``: move them along the tested direction of negative curvature, by the tested distance. Optimizer state is kept; every move
+        escape: ``None``: only tell. ``"perturb"``: at a saddle, move the weights by uniform noise in a ball (Jin et al.
+            2017, arXiv 1703.00887).
+            ``"line_search"``: move them along the tested direction of negative curvature, by the tested distance.
+                Optimizer state is kept; every move
             is logged.
         escape_radius: Length of a perturbation, as a share of the norm of the weights.
         max_escapes: Most moves in a run.
@@ -199,11 +205,15 @@ class SaddlePointMonitor(LossWatchingMonitor):
     def _tell(self, trainer: Any, ended: Episode | None, quiet: bool = False) -> None:
         if ended is None:
             return
-        sentence = f"step {ended.end}: the {ended.verdict.label} that began at step {ended.start} is over: {ended.reason}."
+        sentence = (
+            f"step {ended.end}: the {ended.verdict.label} that began at step {ended.start} is over: {ended.reason}."
+        )
         if ended.verdict.warning and not quiet:
             rank_zero_info(f"{type(self).__name__}, {sentence}")
         texts = {"diagnosis/verdict": sentence} if ended.verdict.warning else {}
-        self.coordinator.log(trainer, Report(records=[self._record(ended.end or 0, ended)], texts=texts), ended.end or 0)
+        self.coordinator.log(
+            trainer, Report(records=[self._record(ended.end or 0, ended)], texts=texts), ended.end or 0
+        )
 
     def _record(self, step: int, episode: Episode | None) -> Record:
         assert episode is not None

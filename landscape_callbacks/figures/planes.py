@@ -59,7 +59,8 @@ def plane_contour(record: Record, *, theme: str = "light") -> Figure:
         mark_missing(axes, columns[absent], rows[absent], look)
     if "trajectory_x" in record.arrays:
         _draw_path(axes, record, look)
-    axes.plot(0.0, 0.0, "*", color=look.mark, markeredgecolor="white", markersize=14, label="current weights")
+    if record.name != "checkpoints":
+        axes.plot(0.0, 0.0, "*", color=look.mark, markeredgecolor="white", markersize=14, label="current weights")
     x_label, y_label = _labels(record)
     dress(axes, look, title=_title(record, int(absent.sum())), x=x_label, y=y_label, grid=False)
     axes.set_xlim(x[0], x[-1])
@@ -117,8 +118,9 @@ def plane_surface(record: Record, *, theme: str = "light") -> Figure:
     for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
         axis.set_pane_color((0.0, 0.0, 0.0, 0.0))
         axis._axinfo["grid"].update(color=look.grid, linewidth=0.5)
+    at_center = record.name != "checkpoints"
     center = heights[int(np.argmin(np.abs(y))), int(np.argmin(np.abs(x)))]
-    if math.isfinite(center):
+    if at_center and math.isfinite(center):
         axes.plot([0.0], [0.0], [center], marker="*", color=look.mark, markersize=13, zorder=10)
     axes.view_init(elev=32, azim=-58)
     return figure
@@ -126,6 +128,14 @@ def plane_surface(record: Record, *, theme: str = "light") -> Figure:
 
 def _draw_path(axes: Axes, record: Record, look: Theme) -> None:
     path_x, path_y = record.arrays["trajectory_x"], record.arrays["trajectory_y"]
+    if record.name == "checkpoints":
+        axes.plot(path_x, path_y, "o", color=look.mark, markeredgecolor="white", markersize=8, label="checkpoints")
+        for number, place in enumerate(zip(path_x, path_y, strict=True), start=1):
+            outline = {"boxstyle": "round,pad=0.15", "facecolor": look.background, "edgecolor": "none", "alpha": 0.75}
+            axes.annotate(
+                str(number), place, (7, 5), textcoords="offset points", color=look.text, fontsize=9, bbox=outline
+            )
+        return
     axes.plot(path_x, path_y, color="black", linewidth=3.2, alpha=0.55)
     axes.plot(path_x, path_y, "o-", color="white", linewidth=1.4, markersize=2.8, label="path of training")
     axes.plot(
@@ -151,4 +161,6 @@ def _labels(record: Record) -> tuple[str, str]:
 
 
 def _title(record: Record, missing: int) -> str:
+    if record.name == "checkpoints":
+        return f"plane through three checkpoints{count_of_missing(missing)}"
     return f"{record.name.replace('_', ' ')} plane, step {record.step:,}{count_of_missing(missing)}"

@@ -71,22 +71,27 @@ def _panel(axes: Axes, name: str, records: list[Record], theme: Theme) -> None:
         _band(axes, now, theme)
     else:
         _latest(axes, now[0], theme)
-    axes.axvline(0.0, color=theme.mark, linewidth=0.8, linestyle=(0, (1, 2)))
+    for marked in (0.0, 1.0) if name == "checkpoints" else (0.0,):
+        axes.axvline(marked, color=theme.mark, linewidth=0.8, linestyle=(0, (1, 2)))
     missing = sum(int((~np.isfinite(record.arrays["loss"])).sum()) for record in now)
     dress(
         axes,
         theme,
-        title=f"{name.replace('_', ' ')}, step {latest:,}{count_of_missing(missing)}",
+        title=f"{_title(name, latest)}{count_of_missing(missing)}",
         x=f"distance ({now[0].info.get('unit') or 'units of the direction'})",
         y="loss",
     )
     dress_legend(axes, theme)
 
 
+def _title(name: str, step: int) -> str:
+    return "between two checkpoints" if name == "checkpoints" else f"{name.replace('_', ' ')}, step {step:,}"
+
+
 def _latest(axes: Axes, record: Record, theme: Theme) -> None:
     alphas, losses = record.arrays["alpha"], record.arrays["loss"]
     x, y = _curve(record)
-    axes.plot(x, y, color=theme.series[0], linewidth=1.8, label=f"step {record.step:,}")
+    axes.plot(x, y, color=theme.series[0], linewidth=1.8, label=_label(record))
     errors = record.arrays.get("loss_error")
     keep = np.isfinite(losses)
     if errors is not None:
@@ -114,6 +119,10 @@ def _latest(axes: Axes, record: Record, theme: Theme) -> None:
             axes.plot(other_x, other_y, color=color, linewidth=1.5, linestyle=style, label=label)
     if keep.any() and not keep.all():
         mark_missing(axes, alphas[~keep], np.full((~keep).sum(), losses[keep].max()), theme)
+
+
+def _label(record: Record) -> str:
+    return "loss" if record.name == "checkpoints" else f"step {record.step:,}"
 
 
 def _band(axes: Axes, records: Sequence[Record], theme: Theme) -> None:

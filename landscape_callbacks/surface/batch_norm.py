@@ -66,6 +66,11 @@ def with_batch_norm(
     return evaluate
 
 
+def has_batch_norm(module: nn.Module) -> bool:
+    """Whether a model has batch-norm layers."""
+    return any(isinstance(layer, _BatchNorm) for layer in module.modules())
+
+
 @contextmanager
 def _restored(layers: Iterable[_BatchNorm]) -> Iterator[None]:
     kept = [(layer, layer.training, layer.momentum, [buffer.clone() for buffer in layer.buffers()]) for layer in layers]

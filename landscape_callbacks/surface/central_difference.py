@@ -1,8 +1,9 @@
 """Hessian-vector products by central differences of gradients, for losses that cannot be differentiated twice.
 
-They need two gradients a product and two kinds of error have to balance: the third derivative, which grows with the step, and rounding, which grows as
-the step shrinks. On a smooth network in float32 that leaves about 1e-5; where kinks are dense (ReLU), some per cent and more. So the step is chosen by
-trial, the error is measured, and a product that is off by too much is refused.
+They need two gradients a product and two kinds of error have to balance: the third derivative, which grows with the
+step, and rounding, which grows as the step shrinks. On a smooth network in float32 that leaves about 1e-5; where kinks
+are dense (ReLU), some per cent and more. So the step is chosen by trial, the error is measured, and a product that is
+off by too much is refused.
 """
 
 from __future__ import annotations

@@ -30,13 +30,13 @@ class Eigenpairs:
     """Eigenvalues of a Hessian with their eigenvectors, errors and cost. With k values in n dimensions:
 
     Attributes:
-        values: float64, shape (k,), CPU, loss units per squared unit of weight. The ``largest`` asked for come first, in
-            descending order, then the smallest, also in descending order: the lowest comes last. NaN when a product was not
-            finite.
+        values: float64, shape (k,), CPU, loss units per squared unit of weight. The ``largest`` asked for come first,
+            in descending order, then the smallest, also in descending order: the lowest comes last. NaN when a product
+            was not finite.
         vectors: Unit eigenvectors, shape (k, n).
         residuals: float64, shape (k,): ‖Hv − λv‖. An eigenvalue lies within the residual of each value.
-        errors: float64, shape (k,): bound on the distance of each value to the eigenvalue it stands for. Where ``converged``,
-            the smaller of residual and residual²/gap (never below rounding), the residual elsewhere.
+        errors: float64, shape (k,): bound on the distance of each value to the eigenvalue it stands for. Where
+            ``converged``, the smaller of residual and residual²/gap (never below rounding), the residual elsewhere.
         converged: One a value: whether it is known to the tolerance asked for, with no eigenvalue passed over.
         products: Hessian-vector products spent.
         largest: How many of the values are from the upper end.

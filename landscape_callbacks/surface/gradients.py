@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from landscape_callbacks.surface.vectors import BLOCK, ParameterSpace
+from landscape_callbacks.surface.vectors import BLOCK, ParameterSpace, _local, shards_of, sum_over_mesh
 
 
 def gradient_norms(gradients: Sequence[Tensor]) -> Tensor:
@@ -18,7 +18,8 @@ def gradient_norms(gradients: Sequence[Tensor]) -> Tensor:
     Large tensors are summed in blocks: one float32 sum over 25 million entries is off by 1.4e-3.
 
     Args:
-        gradients: Dense or sparse tensors of any floating dtype. Half precision is summed in float32.
+        gradients: Dense or sparse tensors of any floating dtype, or shards, whose norm is that of the whole tensor (one sum over
+            their mesh). Half precision is summed in float32.
 
     Returns:
         float64, shape (len(gradients),), on the device of the first. Non-finite norms are returned as they are.
@@ -30,7 +31,8 @@ def gradient_norms(gradients: Sequence[Tensor]) -> Tensor:
     """
     if not gradients:
         return torch.zeros(0)
-    dense = [gradient.coalesce().values() if gradient.is_sparse else gradient for gradient in map(_local, gradients)]
+    local = [_local(gradient.detach()) for gradient in gradients]
+    dense = [gradient.coalesce().values() if gradient.is_sparse else gradient for gradient in local]
     device = dense[0].device
     blocks = [gradient.reshape(-1).split(BLOCK) for gradient in dense]
     # Naming the dtype leaves the fused path, so it is named for half precision only.
@@ -38,13 +40,15 @@ def gradient_norms(gradients: Sequence[Tensor]) -> Tensor:
     norms = torch._foreach_norm([block for own in blocks for block in own], 2, dtype=dtype)
     squares = torch.stack([norm.to(device) for norm in norms]).double().square()
     owner = torch.repeat_interleave(torch.arange(len(blocks)), torch.tensor([len(own) for own in blocks])).to(device)
-    return squares.new_zeros(len(blocks)).index_add_(0, owner, squares).sqrt()
+    return _over_shards(squares.new_zeros(len(blocks)).index_add_(0, owner, squares), gradients).sqrt()
 
 
-def _local(tensor: Tensor) -> Tensor:
-    tensor = tensor.detach()
-    full = getattr(tensor, "full_tensor", None)
-    return full() if full is not None else tensor
+def _over_shards(squares: Tensor, gradients: Sequence[Tensor]) -> Tensor:
+    """Squared norms of whole tensors from those of the pieces that this process holds: one sum over the mesh."""
+    mesh, copies = shards_of(gradients)
+    if mesh is None:
+        return squares
+    return sum_over_mesh(mesh, squares / torch.tensor(copies, dtype=squares.dtype, device=squares.device))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Protocol
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from landscape_callbacks.surface.central_difference import Approximation, CentralDifference
 from landscape_callbacks.surface.retained_graph import DoubleBackwardError, RetainedGraph, differentiable, refuse_hidden_parameters, scalar
+from landscape_callbacks.surface.sharded import ShardedModule
 from landscape_callbacks.surface.vectors import ParameterSpace, _local
 
 DIFFERENTIATIONS = ("auto", "double_backward", "central_difference")
@@ -43,6 +44,7 @@ class LossSurface:
         average: Averages over data-parallel processes; applied to every loss, gradient and product. ``None`` on one process.
         differentiation: ``"double_backward"``, ``"central_difference"`` (of gradients, with a measured error), or ``"auto"``: the
             first, and the second only where the first raises. Attribute ``approximation`` tells.
+        sharded: The module that the parameters belong to, when ``fully_shard`` was applied to parts of it.
         rounding: Relative rounding of a loss where it is computed in a coarser format than that of the parameters (autocast).
 
     Raises:
@@ -70,6 +72,7 @@ class LossSurface:
         average: Average | None = None,
         differentiation: str = "auto",
         rounding: float = 0.0,
+        sharded: ShardedModule | None = None,
     ) -> None:
         if differentiation not in DIFFERENTIATIONS:
             raise ValueError(f"differentiation has to be one of {', '.join(DIFFERENTIATIONS)}, got {differentiation!r}.")
@@ -80,6 +83,21 @@ class LossSurface:
         self.rounding = max(rounding, *(float(torch.finfo(parameter.dtype).eps) for parameter in self.space.parameters))
         self._graph: RetainedGraph | None = None
         self._differences: CentralDifference | None = None
+        self.sharded = sharded
+        if sharded is not None:
+            self._choose_differences()
+
+    def _choose_differences(self) -> None:
+        outside = [name for name, tensor in zip(self.space.names, self.space.parameters, strict=True) if not hasattr(tensor, "placements")]
+        if outside:
+            raise ValueError(
+                f"Parameter '{outside[0]}' is not sharded while others are, so that no process averages its gradient. Apply fully_shard to "
+                "the module that holds it too, or leave it out (parameters=...)."
+            )
+        reason = "The gradients of parameters under fully_shard carry no graph"
+        if self.differentiation == "double_backward":
+            raise ValueError(f"{reason}: use differentiation='auto' or 'central_difference'.")
+        self._differences = CentralDifference(self._gradient_at, self.space, reason)
 
     @property
     def approximation(self) -> Approximation | None:
@@ -115,7 +133,7 @@ class LossSurface:
         Args:
             retain: Keep the graph for Hessian-vector products. Without it a gradient costs one forward and backward, and no memory after.
         """
-        return self._averaged(lambda: self._gradient(retain))
+        return self._averaged(lambda: self._gradient(retain), self.sharded is not None)
 
     def hessian_vector_product(self, vector: Tensor) -> Tensor:
         """The Hessian at the current weights times a vector, by one double backward (Pearlmutter 1994).
@@ -130,7 +148,7 @@ class LossSurface:
             DoubleBackwardError: With ``differentiation="double_backward"``, when the loss cannot be differentiated twice.
             InaccurateDifferenceError: When it is approximated and the approximation is bad.
         """
-        return self._averaged(lambda: self._product(vector))
+        return self._averaged(lambda: self._product(vector), self.sharded is not None)
 
     def losses_along(self, direction: Tensor, alphas: Sequence[float] | Tensor) -> Tensor:
         """Losses at ``weights + alpha · direction``.
@@ -196,7 +214,7 @@ class LossSurface:
         self._graph = None
 
     def _evaluate(self) -> Tensor:
-        with torch.no_grad():
+        with torch.no_grad(), nullcontext() if self.sharded is None else self.sharded.evaluation():
             return scalar(self.closure()).detach().double()
 
     def _gradient(self, retain: bool) -> Tensor:
@@ -210,6 +228,8 @@ class LossSurface:
 
     def _plain_gradient(self) -> Tensor:
         with torch.inference_mode(False), torch.enable_grad():
+            if self.sharded is not None:
+                return self.space.flatten(self.sharded.gradients(lambda: differentiable(self.closure()), self.space.parameters))
             loss = differentiable(self.closure())
             refuse_hidden_parameters(loss)
             return self.space.flatten(torch.autograd.grad(loss, self.space.parameters, allow_unused=True))
@@ -246,8 +266,11 @@ class LossSurface:
             self._graph = RetainedGraph(self.closure(), self.space)
         return self._graph
 
-    def _averaged(self, compute: Callable[[], Tensor]) -> Tensor:
-        """What ``compute`` gives, averaged over processes. One that fails tells the others instead of leaving them to wait."""
+    def _averaged(self, compute: Callable[[], Tensor], already: bool = False) -> Tensor:
+        """What ``compute`` gives, averaged over processes, or ``already`` so.
+
+        A process that fails tells the others instead of leaving them to wait.
+        """
         if self.average is None:
             return compute()
         try:
@@ -256,4 +279,4 @@ class LossSurface:
             value, failure = None, error
         self.average.agree(failure)
         assert value is not None
-        return self.average(value)
+        return value if already else self.average(value)

@@ -21,9 +21,10 @@ def power_iteration(
 ) -> Eigenpairs:
     """Largest and smallest eigenvalues by power iteration with deflation (Golub & Van Loan, §7.3).
 
-    Plain iteration finds the eigenvalue of largest absolute value, whatever its sign. So each end is found on the operator shifted by the bound that
-    the first iteration gave, on which that end dominates. Converged vectors are projected out for the next one. A value has converged when its
-    residual, an upper bound of its distance to an eigenvalue, is at most ``tolerance`` of the largest absolute eigenvalue.
+    Plain iteration finds the eigenvalue of largest absolute value, whatever its sign. So each end is found on the
+    operator shifted by the bound that the first iteration gave, on which that end dominates. Converged vectors are
+    projected out for the next one. A value has converged when its residual, an upper bound of its distance to an
+    eigenvalue, is at most ``tolerance`` of the largest absolute eigenvalue.
 
     Args:
         surface: A loss surface, or anything with ``space`` and symmetric ``hessian_vector_product``.

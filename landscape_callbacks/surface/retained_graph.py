@@ -45,7 +45,9 @@ class RetainedGraph:
         except (RuntimeError, NotImplementedError, TypeError) as error:
             raise _explained(error) from error
         if _is_cut(self.gradients):
-            raise DoubleBackwardError("The loss cannot be differentiated twice (a custom function's backward is marked once_differentiable)")
+            raise DoubleBackwardError(
+                "The loss cannot be differentiated twice (a custom function's backward is marked once_differentiable)"
+            )
         self.loss = loss.detach().double()
         self._parameters = space.parameters
         self._versions = [parameter._version for parameter in space.parameters]
@@ -75,8 +77,9 @@ class RetainedGraph:
 def _is_cut(gradients: Sequence[Tensor | None]) -> bool:
     """Whether a second derivative is missing somewhere in the graph of the gradients.
 
-    Autograd puts a node there that raises when it is reached. It is reached by ``backward`` only: ``autograd.grad`` with inputs goes no path that does not
-    end in one, and silently leaves the term out (seen with torch 2.13: products 74 % off).
+    Autograd puts a node there that raises when it is reached. It is reached by ``backward`` only: ``autograd.grad``
+    with inputs goes no path that does not end in one, and silently leaves the term out (seen with torch 2.13: products
+    74 % off).
     """
     starts = [gradient.grad_fn for gradient in gradients if gradient is not None]
     return any(node.name() == "torch::autograd::Error" for node in _nodes(starts))

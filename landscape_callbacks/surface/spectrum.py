@@ -29,8 +29,8 @@ class TraceEstimate:
 def trace(surface: SymmetricOperator, *, products: int = 30, seed: int = 0) -> TraceEstimate:
     """The trace of the Hessian by Hutch++ (Meyer, Musco, Musco & Woodruff 2021, algorithm 1).
 
-    A third of the products sketches the range of the Hessian, a third takes the trace on that range exactly, and a third is Hutchinson's estimator
-    (1989) on what is left, with Rademacher vectors.
+    A third of the products sketches the range of the Hessian, a third takes the trace on that range exactly, and a
+    third is Hutchinson's estimator (1989) on what is left, with Rademacher vectors.
 
     Args:
         surface: A loss surface, or anything with ``space`` and symmetric ``hessian_vector_product``.
@@ -110,8 +110,8 @@ def spectral_density(
 ) -> SpectralDensity:
     """The spectral density of the Hessian by stochastic Lanczos quadrature (Ubaru, Chen & Saad 2017; Ghorbani et al. 2019).
 
-    Each run is Lanczos from a random vector with full reorthogonalisation: its Ritz values are Gauss nodes and the squared first coordinates their
-    weights. The density is the mean over runs, each node drawn as a Gaussian.
+    Each run is Lanczos from a random vector with full reorthogonalisation: its Ritz values are Gauss nodes and the
+    squared first coordinates their weights. The density is the mean over runs, each node drawn as a Gaussian.
 
     Args:
         surface: A loss surface, or anything with ``space`` and symmetric ``hessian_vector_product``.

@@ -48,7 +48,8 @@ class Trajectory:
     ) -> None:
         self.space = space
         self.dtype = space.dtype if dtype is None else dtype
-        size = space.local_dimension * self.dtype.itemsize
+        # The same bound on every process: they have to keep the same steps.
+        size = space.largest_local_dimension * self.dtype.itemsize
         self.max_snapshots = max_snapshots if max_bytes is None else min(max_snapshots, max_bytes // size)
         if self.max_snapshots < 4:
             raise ValueError(

@@ -7,6 +7,7 @@ holds the whole vector) and on sharded parameters (every rank holds its piece, i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -30,6 +31,68 @@ def _dense(tensor: Tensor) -> Tensor:
     return tensor if tensor.layout is torch.strided else tensor.to_dense()
 
 
+def _piece(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """What this process holds of a tensor, when it is laid out as a parameter is."""
+    placements: Any = getattr(parameter, "placements", None)
+    if placements is None:
+        return tensor
+    own = getattr(tensor, "placements", None)
+    mesh: Any = parameter.device_mesh  # type: ignore[attr-defined]
+    if own is None:
+        if tensor.shape == _local(parameter).shape:
+            return tensor
+        from torch.distributed.tensor import distribute_tensor
+
+        # Without a source rank every process cuts its piece out of its own copy, and none has to send.
+        return _local(distribute_tensor(tensor, mesh, placements, src_data_rank=None))
+    return _local(tensor if own == placements else tensor.redistribute(mesh, placements))  # type: ignore[attr-defined]
+
+
+def _largest_piece(tensor: Tensor) -> int:
+    """Entries of the largest piece of a tensor: the first process along an axis gets the most."""
+    shape = list(tensor.shape)
+    for axis, placement in enumerate(getattr(tensor, "placements", ())):
+        if placement.is_shard():
+            shape[placement.dim] = math.ceil(shape[placement.dim] / tensor.device_mesh.size(axis))  # type: ignore[attr-defined]
+    return math.prod(shape)
+
+
+def shards_of(tensors: Sequence[Tensor]) -> tuple[Any, list[int]]:
+    """The device mesh that tensors are sharded over (``None`` when none is), and how many of its processes hold each entry.
+
+    Where meshes differ, the largest one stands for all, as one axis of it does under data and tensor parallelism together.
+
+    Raises:
+        ValueError: When one mesh is no part of the other, or a tensor is a partial sum.
+    """
+    meshes = [tensor.device_mesh for tensor in tensors if hasattr(tensor, "device_mesh")]
+    if not meshes:
+        return None, []
+    mesh = max(meshes, key=lambda one: int(one.size()))
+    processes = set(mesh.mesh.flatten().tolist())
+    copies = []
+    for tensor in tensors:
+        own = getattr(tensor, "device_mesh", mesh)
+        if own != mesh and not (own.ndim < mesh.ndim and processes >= set(own.mesh.flatten().tolist())):
+            raise ValueError(
+                "The parameters are sharded over device meshes of which none holds the others; measure one mesh's parameters at a time."
+            )
+        pieces = 1
+        for axis, placement in enumerate(getattr(tensor, "placements", ())):
+            if placement.is_partial():
+                raise ValueError(f"A tensor is placed as {placement}; only sharded and replicated ones are supported.")
+            pieces *= own.size(axis) if placement.is_shard() else 1
+        copies.append(mesh.size() // pieces)
+    return mesh, copies
+
+
+def sum_over_mesh(mesh: Any, value: Tensor) -> Tensor:
+    """The sum of a tensor over all processes of a device mesh, in place."""
+    for axis in range(mesh.ndim):
+        torch.distributed.all_reduce(value, group=mesh.get_group(axis))
+    return value
+
+
 class ParameterSpace:
     """Flat vectors over a set of parameters.
 
@@ -45,6 +108,7 @@ class ParameterSpace:
         parameters: The parameters, in order.
         dimension: Entries of a vector over all processes.
         local_dimension: Entries of a vector that this process holds; equals ``dimension`` unless parameters are sharded.
+        largest_local_dimension: The most entries that a process holds.
         dtype: Dtype of vectors.
         device: Device of vectors.
 
@@ -100,6 +164,7 @@ class ParameterSpace:
         self._sizes = tuple(shape.numel() for shape in self._shapes)
         self.local_dimension = sum(self._sizes)
         self.dimension = sum(tensor.numel() for tensor in tensors)
+        self.largest_local_dimension = sum(map(_largest_piece, tensors))
         self._mesh, self._segments = self._find_shards()
 
     def _find_shards(self) -> tuple[Any, list[tuple[int, int, float]]]:
@@ -107,22 +172,13 @@ class ParameterSpace:
 
         An entry that r processes of the mesh hold counts 1/r on each, so that a plain sum over the mesh is right.
         """
-        meshes = [tensor.device_mesh for tensor in self.parameters if hasattr(tensor, "device_mesh")]
-        if not meshes:
+        mesh, copies = shards_of(self.parameters)
+        if mesh is None:
             return None, []
-        mesh = meshes[0]
-        if any(other != mesh for other in meshes):
-            raise ValueError("The parameters are sharded over more than one device mesh; measure one mesh's parameters at a time.")
         segments: list[tuple[int, int, float]] = []
         start = 0
-        for tensor, size in zip(self.parameters, self._sizes, strict=True):
-            copies = mesh.size()
-            for axis, placement in enumerate(getattr(tensor, "placements", ())):
-                if placement.is_partial():
-                    raise ValueError(f"A parameter is placed as {placement}; only sharded and replicated parameters are supported.")
-                if placement.is_shard():
-                    copies //= mesh.size(axis)
-            share = 1.0 / copies
+        for size, count in zip(self._sizes, copies, strict=True):
+            share = 1.0 / count
             if segments and segments[-1][2] == share:
                 segments[-1] = (segments[-1][0], start + size, share)
             else:
@@ -131,12 +187,15 @@ class ParameterSpace:
         return mesh, segments
 
     def flatten(self, tensors: Sequence[Tensor | None]) -> Tensor:
-        """One flat vector from a tensor a parameter; ``None`` (an unused parameter) becomes zeros."""
+        """One flat vector from a tensor a parameter; ``None`` (an unused parameter) becomes zeros.
+
+        For a sharded parameter the tensor is a DTensor, or whole, or this process's piece.
+        """
         pieces = [
             torch.zeros(size, dtype=self.dtype, device=self.device)
             if tensor is None
-            else _dense(_local(tensor).detach()).to(device=self.device, dtype=self.dtype).reshape(-1)
-            for tensor, size in zip(tensors, self._sizes, strict=True)
+            else _dense(_piece(tensor.detach(), parameter)).to(device=self.device, dtype=self.dtype).reshape(-1)
+            for tensor, parameter, size in zip(tensors, self.parameters, self._sizes, strict=True)
         ]
         return torch.cat(pieces)
 
@@ -188,7 +247,8 @@ class ParameterSpace:
             place = 0
             for axis, placement in enumerate(getattr(tensor, "placements", ())):
                 if placement.is_shard():
-                    place = place * self._mesh.size(axis) + self._mesh.get_local_rank(axis)
+                    own = tensor.device_mesh  # type: ignore[attr-defined]
+                    place = place * own.size(axis) + own.get_local_rank(axis)
             pieces.append(self._draw(size, seed + _SEED_STRIDE * (1 + index) + 7919 * place, distribution))
         return torch.cat(pieces)
 
@@ -213,7 +273,7 @@ class ParameterSpace:
         if self._mesh is None:
             return _blocked_products(basis, vector).to(vector.dtype)
         total = sum(share * _blocked_products(basis[:, a:b], vector[a:b]) for a, b, share in self._segments)
-        return self._sum_over_mesh(total).to(vector.dtype)
+        return sum_over_mesh(self._mesh, total).to(vector.dtype)
 
     def segments(self) -> list[tuple[int, int, float]]:
         """Runs of entries ``(start, end, share)``: an entry that r processes hold counts 1/r on each in a sum over all."""
@@ -221,13 +281,7 @@ class ParameterSpace:
 
     def sum_over_processes(self, value: Tensor) -> Tensor:
         """The sum of a tensor over the processes that share the parameters; the tensor itself when none do."""
-        return value if self._mesh is None else self._sum_over_mesh(value)
-
-    def _sum_over_mesh(self, value: Any) -> Tensor:
-        total: Tensor = value
-        for axis in range(self._mesh.ndim):
-            torch.distributed.all_reduce(total, group=self._mesh.get_group(axis))
-        return total
+        return value if self._mesh is None else sum_over_mesh(self._mesh, value)
 
     def __repr__(self) -> str:
         return f"ParameterSpace({len(self.parameters)} parameters, {self.dimension} entries, {self.dtype}, {self.device})"

@@ -14,16 +14,19 @@ _FORGETTING = 0.5
 class Cadence:
     """Decides at which steps a monitor measures.
 
-    The first measurement comes at step 1 whatever it costs, so that a short run shows something and the cost becomes known. From then on
-    measurements fall on multiples of ``every_n_steps``, and with a budget only where the time spent so far plus the expected cost of the next
-    measurement is at most ``max_overhead`` of the training time. So the overhead of a run is within the budget from the step on at which the
-    first measurement is paid back: its cost divided by ``max_overhead``.
+    The first measurement comes at step 1 whatever it costs, so that a short run shows something and the cost becomes
+    known. From then on measurements fall on multiples of ``every_n_steps``, and with a budget only where the time spent
+    so far plus the expected cost of the next measurement is at most ``max_overhead`` of the training time. So the
+    overhead of a run is within the budget from the step on at which the first measurement is paid back: its cost
+    divided by ``max_overhead``.
 
-    The next step is fixed when a measurement ends. All ranks then agree on it, and no step in between needs a word between ranks.
+    The next step is fixed when a measurement ends. All ranks then agree on it, and no step in between needs a word
+    between ranks.
 
     Args:
         every_n_steps: Smallest distance of two measurements (optimizer steps).
-        max_overhead: Share of the training time that measurements may take; ``None``: no budget, measure exactly every n steps.
+        max_overhead: Share of the training time that measurements may take; ``None``: no budget, measure exactly every
+            n steps.
 
     Attributes:
         next_step: Step of the next measurement.

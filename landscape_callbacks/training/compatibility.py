@@ -9,7 +9,16 @@ from typing import Any
 
 from landscape_callbacks.training.lightning_namespace import MisconfigurationException
 
-SUPPORTED_STRATEGIES = ("SingleDeviceStrategy", "DDPStrategy")
+SUPPORTED_STRATEGIES = ("SingleDeviceStrategy", "DDPStrategy", "ModelParallelStrategy")
+_USE_FULLY_SHARD = (
+    "Use strategy=ModelParallelStrategy(...) with torch's fully_shard in configure_model (FSDP2) for models that have to be sharded, "
+    "strategy='ddp' for others, or take the callback out."
+)
+_REFUSED_STRATEGIES = {
+    "FSDPStrategy": "which keeps parameters in flat buffers where they cannot be told apart or moved one by one",
+    "DeepSpeedStrategy": "which keeps gradients and partitioned weights to itself",
+    "XLAStrategy": "which compiles the step as a whole",
+}
 
 
 def require_supported_trainer(
@@ -28,17 +37,15 @@ def require_supported_trainer(
     Raises:
         MisconfigurationException: When it cannot.
     """
-    strategy = trainer.strategy
-    bases = {base.__name__ for base in type(strategy).__mro__}
-    refused = {"FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy", "XLAStrategy"} & bases
-    if refused or not bases & set(SUPPORTED_STRATEGIES):
-        raise MisconfigurationException(
-            f"{monitor} measures curvature on one device and under DDP; this trainer uses {type(strategy).__name__}. "
-            "Use strategy='ddp' (or a single device) for the runs that you want to look at, or take the callback out."
-        )
+    require_supported_strategy(monitor, trainer)
     if loss_fn is not None:
         return
     manual = not pl_module.automatic_optimization
+    if manual and _is_a(trainer.strategy, "ModelParallelStrategy"):
+        raise MisconfigurationException(
+            f"{monitor} cannot look at a module that steps its optimizers itself and is sharded: gradients of sharded parameters come by "
+            "backward only, which is in the step. Give loss_fn=..., called as loss_fn(pl_module, batch), that returns the loss to look at."
+        )
     if manual and needs_other_weights:
         raise MisconfigurationException(
             f"{monitor} has to evaluate the loss at other weights, and under manual optimization training_step itself steps the optimizers, so "
@@ -54,6 +61,54 @@ def require_supported_trainer(
             f"{monitor} cannot replay a training_step(dataloader_iter): it would take batches away from training. Let training_step take the "
             "batch, or take the callback out."
         )
+
+
+def require_supported_strategy(monitor: str, trainer: Any) -> None:
+    """Refuses a strategy under which parameters and gradients cannot be read.
+
+    Raises:
+        MisconfigurationException: Then, with a sentence that says what to use.
+    """
+    strategy = trainer.strategy
+    for name, reason in _REFUSED_STRATEGIES.items():
+        if _is_a(strategy, name):
+            raise MisconfigurationException(f"{monitor} cannot measure under {type(strategy).__name__}, {reason}. {_USE_FULLY_SHARD}")
+    if not any(_is_a(strategy, name) for name in SUPPORTED_STRATEGIES):
+        raise MisconfigurationException(
+            f"{monitor} measures on one device, under DDP and under ModelParallelStrategy; this trainer uses {type(strategy).__name__}. "
+            f"{_USE_FULLY_SHARD}"
+        )
+
+
+def require_supported_shards(monitor: str, trainer: Any, *, sharded: bool, differentiation: str) -> None:
+    """Refuses a data-parallel axis that nothing keeps in step, and second derivatives of shards, once the module is configured.
+
+    Args:
+        monitor: Class name of the monitor that asks.
+        trainer: The trainer at ``on_fit_start``.
+        sharded: Whether a part of the module is under ``fully_shard``.
+        differentiation: The monitor's.
+
+    Raises:
+        MisconfigurationException: When there is one.
+    """
+    if sharded and differentiation == "double_backward":
+        raise MisconfigurationException(
+            f"{monitor}: gradients of parameters under fully_shard carry no graph, so that differentiation='double_backward' is impossible. "
+            "Use 'auto' or 'central_difference'."
+        )
+    mesh = trainer.strategy.device_mesh if _is_a(trainer.strategy, "ModelParallelStrategy") else None
+    if mesh is not None and mesh["data_parallel"].size() > 1 and not sharded:
+        raise MisconfigurationException(
+            f"{monitor}: the mesh has {mesh['data_parallel'].size()} data-parallel ranks, but no part of the module is under fully_shard, which "
+            "would average its gradients over them. Call fully_shard(..., mesh=self.device_mesh['data_parallel']) in configure_model, or set "
+            "data_parallel_size=1."
+        )
+
+
+def _is_a(strategy: Any, name: str) -> bool:
+    # By name, so that both Lightning namespaces fit and no optional library is imported.
+    return any(base.__name__ == name for base in type(strategy).__mro__)
 
 
 def require_positive_int(monitor: str, name: str, value: Any, *, minimum: int = 1) -> int:

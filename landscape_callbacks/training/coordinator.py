@@ -75,7 +75,7 @@ class Coordinator:
         self._recent = deque(maxlen=max((monitor.settings.batches for monitor in self.monitors), default=1))
         carried = max((monitor.carried_seconds for monitor in self.monitors), default=0.0)
         self.clock = Clock(time.perf_counter(), carried, current_step(trainer))
-        self.spent = sum({id(monitor.cadence): monitor.cadence.spent for monitor in self.monitors}.values())
+        self.spent = sum({id(one): one.spent for monitor in self.monitors for one in monitor.cadences}.values())
         self.failed = max([self.failed, *(monitor.carried_failures for monitor in self.monitors)])
         for monitor in self.monitors:
             if monitor.carried_warm_starts:

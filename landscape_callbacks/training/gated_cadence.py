@@ -24,7 +24,8 @@ class GatedCadence(Cadence):
         last_step: Step of the last measurement or reset.
         unasked_from: First step at which a measurement that nobody asks for may come.
         estimate: What the first measurement will cost, in training steps, as far as known beforehand.
-        first_is_free: Whether the first one that is asked for comes whatever it costs; else it has to fit the budget too.
+        first_is_free: Whether the first one that is asked for comes whatever it costs; else it has to fit the budget
+            too.
     """
 
     waits: int = 1

@@ -30,7 +30,8 @@ def named_gradients(pl_module: Any, optimizer: Any, pattern: str | None) -> tupl
 def gradient_scale(trainer: Any, optimizer: Any) -> Tensor | None:
     """The loss scale that gradients still carry before the step, on their device; ``None`` when they carry none.
 
-    Lightning unscales before ``on_before_optimizer_step``, except for optimizers that unscale inside their step (fused ones).
+    Lightning unscales before ``on_before_optimizer_step``, except for optimizers that unscale inside their step (fused
+    ones).
     """
     scaler = getattr(trainer.precision_plugin, "scaler", None)
     if scaler is None or not getattr(unwrap_optimizer(optimizer), "_step_supports_amp_scaling", False):
@@ -43,7 +44,10 @@ def clips_gradients(trainer: Any, pl_module: Any) -> bool:
     """Whether Lightning clips gradients between ``on_before_optimizer_step`` and the step."""
     if not pl_module.automatic_optimization:
         return False
-    overridden = type(pl_module).configure_gradient_clipping.__module__.partition(".")[0] not in ("lightning", "pytorch_lightning")
+    overridden = type(pl_module).configure_gradient_clipping.__module__.partition(".")[0] not in (
+        "lightning",
+        "pytorch_lightning",
+    )
     return bool(trainer.gradient_clip_val) or overridden
 
 

@@ -1,14 +1,14 @@
 """Run user code in the middle of training and leave no trace.
 
-A replayed training step moves random streams, batch-norm statistics, counters, metrics and logs. Three context managers undo that, each for one
-kind of state, and all of them also after an exception:
+A replayed training step moves random streams, batch-norm statistics, counters, metrics and logs. Three context managers
+undo that, each for one kind of state, and all of them also after an exception:
 
 - :func:`preserved_random_state` - torch, the module's device, numpy, python;
 - :class:`ModuleState` - buffers, attributes, containers, train/eval flags of every submodule;
 - :func:`muted_logging` - Lightning's result collection, hook names and loggers.
 
-Not covered, because nothing in Python can see it: writes to files or services from inside the step, in-place edits of tensors that
-no submodule holds directly or that require a gradient, and state inside plain helper objects.
+Not covered, because nothing in Python can see it: writes to files or services from inside the step, in-place edits of
+tensors that no submodule holds directly or that require a gradient, and state inside plain helper objects.
 """
 
 from __future__ import annotations
@@ -68,8 +68,9 @@ def preserved_random_state(device: torch.device) -> Iterator[RandomState]:
 class ModuleState:
     """All state that the submodules of a module hold, at the moment of construction.
 
-    ``with state.isolated():`` runs a block in which buffers and other plain tensors are clones, and afterwards puts the original objects
-    back. Restoring batch-norm statistics in place instead would bump their version and kill a graph that was retained inside the block.
+    ``with state.isolated():`` runs a block in which buffers and other plain tensors are clones, and afterwards puts the
+    original objects back. Restoring batch-norm statistics in place instead would bump their version and kill a graph
+    that was retained inside the block.
     """
 
     def __init__(self, module: torch.nn.Module) -> None:
@@ -103,7 +104,8 @@ class ModuleState:
             for entry in contents.values() if isinstance(contents, dict) else contents:
                 self._remember(entry, depth - 1)
         elif isinstance(value, torch.nn.Module):
-            # A module kept in a plain list (an ensemble, a teacher) is no submodule, but a step moves its buffers all the same.
+            # A module kept in a plain list (an ensemble, a teacher) is no submodule, but a step moves its buffers all
+            # the same.
             self._remember_module(value)
         elif isinstance(value, (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)):
             self._generators.append((value, _generator_state(value)))

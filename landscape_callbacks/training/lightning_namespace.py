@@ -1,8 +1,8 @@
 """One base class for both Lightning namespaces, ``lightning.pytorch`` and ``pytorch_lightning``.
 
-Real libraries use either. The two packages define distinct classes of the same shape, and some of Lightning's paths check
-with ``isinstance`` or "is overridden" against their own. So our callbacks derive from each of the two that is loaded when
-this module is, and private classes are taken from the package that the trainer at hand comes from.
+Real libraries use either. The two packages define distinct classes of the same shape, and some of Lightning's paths
+check with ``isinstance`` or "is overridden" against their own. So our callbacks derive from each of the two that is
+loaded when this module is, and private classes are taken from the package that the trainer at hand comes from.
 """
 
 from __future__ import annotations

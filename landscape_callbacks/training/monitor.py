@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from landscape_callbacks.surface.loss_surface import DIFFERENTIATIONS
+from landscape_callbacks.surface.sharded import is_sharded
 from landscape_callbacks.training import compatibility
 from landscape_callbacks.training.cadence import Cadence
 from landscape_callbacks.training.coordinator import Coordinator
@@ -38,6 +39,7 @@ class Monitor(Callback):
 
     measures_snapshots = True
     needs_other_weights = False
+    reads_gradients = False
 
     def __init__(
         self,
@@ -79,6 +81,11 @@ class Monitor(Callback):
         )
 
     @property
+    def cadences(self) -> tuple[Cadence, ...]:
+        """All that this monitor spends time by."""
+        return (self.cadence,)
+
+    @property
     def coordinator(self) -> Coordinator:
         """The coordinator of the trainer that this monitor is set up on."""
         if self._coordinator is None:
@@ -105,12 +112,18 @@ class Monitor(Callback):
                 needs_other_weights=self.needs_other_weights,
                 batches=self.settings.batches,
             )
+        elif self.reads_gradients:
+            compatibility.require_supported_strategy(type(self).__name__, trainer)
         self._coordinator = Coordinator.of(trainer)
         self._coordinator.register(self)
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Checks the parameters, which exist from here on."""
         if self.measures_snapshots:
+            sharded = any(is_sharded(part) for part in pl_module.modules())
+            compatibility.require_supported_shards(
+                type(self).__name__, trainer, sharded=sharded, differentiation=self.settings.differentiation
+            )
             try:
                 select_parameters(pl_module, self.settings.parameters)
             except ValueError as error:

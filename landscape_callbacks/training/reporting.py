@@ -41,7 +41,8 @@ def current_step(trainer: Any) -> int:
 def log_scalars(trainer: Any, scalars: Mapping[str, float], step: int) -> None:
     """Sends scalars to every logger at ``step`` and into ``trainer.callback_metrics``; non-finite values go as they are.
 
-    ``self.log`` would not do: a value logged now and then is repeated at every flush, and lands on flush steps only. A logger that raises
+    ``self.log`` would not do: a value logged now and then is repeated at every flush, and lands on flush steps only. A
+        logger that raises
     does not keep the others from their values; its exception comes last.
     """
     if not scalars:
@@ -89,7 +90,9 @@ def open_record_writer(trainer: Any) -> RecordWriter | None:
             try:
                 writers.append(logger.experiment)
             except OSError as error:
-                rank_zero_warn(f"Landscape records are not written to TensorBoard's event file: {error}.", category=RuntimeWarning)
+                rank_zero_warn(
+                    f"Landscape records are not written to TensorBoard's event file: {error}.", category=RuntimeWarning
+                )
     return RecordWriter(log_dir, writers)
 
 

@@ -16,6 +16,7 @@ from landscape_callbacks.surface.lanczos import extreme_eigenvalues
 from landscape_callbacks.surface.average_surface import AverageSurface
 from landscape_callbacks.surface.loss_surface import LossSurface
 from landscape_callbacks.surface.power_iteration import power_iteration
+from landscape_callbacks.surface.sharded import sharded_module
 from landscape_callbacks.surface.vectors import ParameterSpace
 from landscape_callbacks.training.distributed import RankAverage, rank_average
 from landscape_callbacks.training.isolation import ModuleState, preserved_random_state
@@ -250,6 +251,10 @@ def select_parameters(pl_module: Any, pattern: str | None) -> ParameterSpace:
     Raises:
         ValueError: When none does, or none is trainable.
     """
+    sharded = sharded_module(pl_module)
+    if sharded is not None:
+        # After a validation the module still shows gathered weights.
+        sharded.reshard()
     named = list(pl_module.named_parameters())
     if pattern is not None:
         chosen = [(name, parameter) for name, parameter in named if re.search(pattern, name)]
@@ -279,7 +284,7 @@ def open_snapshot(
     warm_starts: WarmStarts,
 ) -> Iterator[Snapshot]:
     """A snapshot by replay of the training step; its graph is freed and every trace undone at the end of the block."""
-    space = select_parameters(pl_module, settings.parameters)
+    space, sharded = select_parameters(pl_module, settings.parameters), sharded_module(pl_module)
     with Replay(trainer, pl_module, loss_fn=settings.loss_fn, eval_mode=settings.eval_mode) as replay:
         average = rank_average(trainer)
         batches = _over_ranks(batches, average)
@@ -290,6 +295,7 @@ def open_snapshot(
                 average=average,
                 differentiation=settings.differentiation,
                 rounding=autocast_rounding(trainer),
+                sharded=sharded,
             )
             for seen in batches
         ]

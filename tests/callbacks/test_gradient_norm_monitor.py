@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from landscape_callbacks import GradientNormMonitor
+from landscape_callbacks import GradientNormMonitor, HessianEigenvalueMonitor
 from landscape_callbacks.training.lightning_namespace import MisconfigurationException
 from tests.hard_module import RowLogger, train
 from tests.training.test_harmless import SETUPS
@@ -47,6 +47,13 @@ def test_norms_before_and_after_clipping_are_those_of_the_definition(setup: str)
     clipped = values(rows, "gradient/norm_clipped")
     assert clipped == (pytest.approx(reference.after, rel=tolerance) if "clip" in setup else [])
     assert [step for step, row in rows.our_rows() if "gradient/norm" in row] == list(range(len(reference.before)))
+
+
+def test_norms_are_measured_beside_the_noise_scale_also_behind_another_monitor() -> None:
+    train([HessianEigenvalueMonitor(every_n_steps=5), GradientNormMonitor(every_n_steps=1, max_overhead=None, noise_scale_batches=3)])
+    rows = train.last_rows.our_rows()  # type: ignore[attr-defined]
+    assert [step for step, row in rows if "gradient/norm" in row] == list(range(16))
+    assert [step for step, row in rows if "gradient/noise_scale" in row] == list(range(2, 16))
 
 
 @pytest.mark.parametrize("setup", SETUPS)

@@ -65,8 +65,15 @@ def loader(samples: int = 48) -> DataLoader:
     return DataLoader(TensorDataset(x, x[:, :3].argmax(1)), batch_size=16)
 
 
-def fit(module: pl.LightningModule, callbacks: list[Any], logger: Any = None, data: Any = None, **arguments: Any) -> pl.Trainer:
-    options: dict[str, Any] = {"max_epochs": 2, "accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
+def fit(
+    module: pl.LightningModule, callbacks: list[Any], logger: Any = None, data: Any = None, **arguments: Any
+) -> pl.Trainer:
+    options: dict[str, Any] = {
+        "max_epochs": 2,
+        "accelerator": "cpu",
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
     options |= {"enable_checkpointing": False, "log_every_n_steps": 1, "devices": 1} | arguments
     trainer = pl.Trainer(logger=logger, callbacks=callbacks, **options)
     trainer.fit(module, data or loader())
@@ -116,7 +123,9 @@ def test_stability_ratio_of_adam_takes_the_preconditioned_hessian() -> None:
         scale = moments.seen[step].rsqrt()
         preconditioned = scale[:, None] * module.dense_hessian(step) * scale
         limit = (2 + 2 * 0.9) / ((1 - 0.9) * 0.01)
-        assert row["stability/ratio"] == pytest.approx(float(torch.linalg.eigvalsh(preconditioned)[-1]) / limit, rel=1e-5)
+        assert row["stability/ratio"] == pytest.approx(
+            float(torch.linalg.eigvalsh(preconditioned)[-1]) / limit, rel=1e-5
+        )
 
 
 def test_trace_and_density_on_request() -> None:
@@ -157,13 +166,19 @@ def test_eval_mode_measures_without_dropout() -> None:
 
 def test_own_loss_function() -> None:
     module, rows = Small(), RowLogger()
-    fit(module, [HessianEigenvalueMonitor(loss_fn=lambda module, batch: 2 * module.loss(batch), tolerance=1e-8, **EVERY_STEP)], rows)
+    fit(
+        module,
+        [HessianEigenvalueMonitor(loss_fn=lambda module, batch: 2 * module.loss(batch), tolerance=1e-8, **EVERY_STEP)],
+        rows,
+    )
     expected = 2 * float(torch.linalg.eigvalsh(module.dense_hessian(0))[-1])
     assert rows.our_rows()[0][1]["hessian/largest_eigenvalue"] == pytest.approx(expected, rel=1e-6)
 
 
 def test_callback_metrics_serve_model_checkpoint_and_early_stopping(tmp_path: Path) -> None:
-    checkpoint = ModelCheckpoint(dirpath=tmp_path, monitor="hessian/largest_eigenvalue", every_n_train_steps=1, save_top_k=2)
+    checkpoint = ModelCheckpoint(
+        dirpath=tmp_path, monitor="hessian/largest_eigenvalue", every_n_train_steps=1, save_top_k=2
+    )
     stopping = EarlyStopping("hessian/largest_eigenvalue", patience=50, check_on_train_epoch_end=True)
     fit(Small(), [HessianEigenvalueMonitor(**EVERY_STEP), stopping, checkpoint], False, enable_checkpointing=True)
     assert checkpoint.best_model_score is not None
@@ -184,7 +199,9 @@ def test_csv_and_tensorboard_get_every_value_at_lightnings_own_x_axis(tmp_path: 
     assert [int(row["step"]) for row in rows] == [0, 2, 4]
     events = EventAccumulator(loggers[1].log_dir).Reload().Scalars("hessian/largest_eigenvalue")
     assert [event.step for event in events] == [0, 2, 4]
-    assert [event.value for event in events] == pytest.approx([float(row["hessian/largest_eigenvalue"]) for row in rows], rel=1e-5)
+    assert [event.value for event in events] == pytest.approx(
+        [float(row["hessian/largest_eigenvalue"]) for row in rows], rel=1e-5
+    )
     records = list(read_records(loggers[0].log_dir))
     assert [record.step for record in records] == [0, 2, 4]
     assert records[1].arrays["largest"][0] == pytest.approx(float(rows[1]["hessian/largest_eigenvalue"]))
@@ -273,5 +290,7 @@ print("fitted", m.parts["eigenvalues"].coordinator.failed)
     import sys
 
     for extra in ("", "import lightning.pytorch"):
-        done = subprocess.run([sys.executable, "-c", code.format(extra=extra)], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", code.format(extra=extra)], capture_output=True, text=True, check=False
+        )
         assert "fitted 0" in done.stdout, done.stderr

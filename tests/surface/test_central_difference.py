@@ -39,7 +39,9 @@ class Custom(nn.Module):
 
 
 def surface(net: nn.Module, x: torch.Tensor, y: torch.Tensor, differentiation: str) -> LossSurface:
-    return LossSurface(lambda: nn.functional.cross_entropy(net(x), y), net.named_parameters(), differentiation=differentiation)
+    return LossSurface(
+        lambda: nn.functional.cross_entropy(net(x), y), net.named_parameters(), differentiation=differentiation
+    )
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float32, 2e-3)])

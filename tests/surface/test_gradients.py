@@ -40,7 +40,8 @@ def test_noise_scale_recovers_a_known_signal_and_noise() -> None:
     generator = torch.Generator().manual_seed(4)
     batch, count, signal, noise = 16, 64, 0.3, 2.0
     gradients = [
-        signal + noise / math.sqrt(batch) * torch.randn(400, generator=generator, dtype=torch.float64) for _ in range(count)
+        signal + noise / math.sqrt(batch) * torch.randn(400, generator=generator, dtype=torch.float64)
+        for _ in range(count)
     ]
     scale = gradient_noise_scale(space, gradients, batch)
     assert abs(scale.squared_norm - 400 * signal**2) < 4 * scale.squared_norm_error

@@ -58,7 +58,9 @@ def untouched() -> dict[str, dict[str, str]]:
 def test_measuring_at_every_step_leaves_no_trace(setup: str, untouched: dict[str, dict[str, str]]) -> None:
     monitor = EveryQuantity()
     assert train([monitor], **SETUPS[setup]) == untouched[setup]
-    assert monitor.measured == 16 // SETUPS[setup].get("accumulate_grad_batches", 1) + (0 if "accum" not in setup else 1)
+    assert monitor.measured == 16 // SETUPS[setup].get("accumulate_grad_batches", 1) + (
+        0 if "accum" not in setup else 1
+    )
 
 
 @pytest.mark.parametrize("setup", SETUPS)

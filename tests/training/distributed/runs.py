@@ -83,6 +83,8 @@ def fit(callbacks: list[Any], module: pl.LightningModule, *, ranks: int, **argum
     rows = arguments.pop("logger", None) or RowLogger()
     settings: dict[str, Any] = {"strategy": "ddp" if ranks > 1 else "auto", "max_epochs": 1, **arguments}
     loader = settings.pop("loader", None) or pooled_loader(ranks)
+    if loader == "whole":
+        loader = pooled_loader(1)
     validation = pooled_loader(ranks) if settings.pop("validation", False) else None
     trainer = pl.Trainer(
         accelerator="cpu",

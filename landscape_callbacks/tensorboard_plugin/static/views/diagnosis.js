@@ -1,7 +1,7 @@
 // "What is going on": the verdict at the chosen step in one sentence, its evidence, and what to do.
 
 import { element, replace } from "../dom.js";
-import { formatStep } from "../format.js";
+import { formatNumber, formatStep } from "../format.js";
 import { verdictStyle } from "../data/episodes.js";
 import { actionList } from "./actions.js";
 import { evidenceRows } from "./time_axis.js";
@@ -49,16 +49,16 @@ class DiagnosisCard {
 
   content({ episode, record }) {
     const { color, sign } = verdictStyle(episode.verdict);
-    const { sentence, suggestion, evidence, samples } = record.info;
+    const { sentence, suggestion, evidence, warning, edge } = record.info;
     const until = episode.ongoing ? "and still lasts" : `to step ${formatStep(episode.end)}`;
-    const cost = Number.isFinite(samples) ? ` The diagnosis cost ${formatStep(samples)} samples.` : "";
     return [
       element(
         "div",
         { class: "verdict", style: { "--verdict": `var(${color})` } },
         element("span", { class: "verdict-sign", "aria-hidden": "true" }, sign),
         element("strong", {}, episode.verdict),
-        record.info.warning === true ? element("span", { class: "warning" }, "warning") : null,
+        warning === true ? element("span", { class: "warning" }, "warning") : null,
+        edge === true ? element("span", { class: "flag" }, "at the edge of stability") : null,
         element("span", { class: "when" }, `from step ${formatStep(episode.start)} ${until}`),
       ),
       element("p", { class: "sentence" }, String(sentence ?? "")),
@@ -66,9 +66,16 @@ class DiagnosisCard {
         ? element("p", { class: "suggestion" }, element("span", {}, "What to do: "), String(suggestion))
         : null,
       element("dl", { class: "evidence" }, evidenceRows(evidence).map(evidenceEntry)),
-      element("p", { class: "cost" }, `As of step ${formatStep(record.step)}.${cost}`),
+      element("p", { class: "cost" }, `As of step ${formatStep(record.step)}. ${costOf(record.info)}`),
     ];
   }
+}
+
+/** What the diagnosis cost, so that a person can judge whether it was worth it. */
+function costOf({ samples, cost }) {
+  if (!Number.isFinite(samples)) return "";
+  const work = Number.isFinite(cost) ? `, as much work as ${formatNumber(Math.round(cost))} samples of training` : "";
+  return `The diagnosis looked at ${formatStep(samples)} samples${work}.`;
 }
 
 function evidenceEntry({ label, value }) {
