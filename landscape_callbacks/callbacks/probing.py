@@ -115,7 +115,7 @@ def _look_at(
         surfaces,
         samples,
         whole_loss=full_batch,
-        loss_scale=abs(initial_loss) if initial_loss else None,
+        loss_scale=abs(initial_loss) if initial_loss and math.isfinite(initial_loss) else None,
         preconditioner=optimizer.preconditioner,
         weight_decay=optimizer.coupled_decay,
         initial=initial,
