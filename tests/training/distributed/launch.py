@@ -1,4 +1,4 @@
-"""Runs a list of checks on two processes that talk by gloo, once for all tests of a session, also under pytest-xdist."""
+"""Runs checks on two processes that talk by gloo, once for all tests of a session, also under pytest-xdist."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ REPOSITORY = Path(__file__).parents[3]
 SECONDS = 240
 
 
-def run_once(worker: str, folder: Path) -> list[dict[str, Any]]:
-    """What each rank of ``worker`` (a script in this folder) found: a dict from check to result, one a rank."""
+def run_once(folder: Path) -> list[dict[str, Any]]:
+    """What each rank of ``worker.py`` found: a dict from check to result."""
     folder.mkdir(exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "ran").exists():
             (folder / "ran").touch()
-            _run(worker, folder)
+            _run(folder)
     outputs = [(folder / f"output_{rank}").read_text() for rank in range(2)]
     files = [folder / f"results_{rank}.pt" for rank in range(2)]
     assert all(file.exists() for file in files), "\n".join(outputs)
     return [torch.load(file, weights_only=False) for file in files]
 
 
-def _run(worker: str, folder: Path) -> None:
+def _run(folder: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -48,7 +48,7 @@ def _run(worker: str, folder: Path) -> None:
         with (folder / f"output_{rank}").open("w") as output:
             processes.append(
                 subprocess.Popen(
-                    [sys.executable, str(Path(__file__).parent / worker), str(folder)],
+                    [sys.executable, str(Path(__file__).parent / "worker.py"), str(folder)],
                     env=environment,
                     cwd=folder,
                     stdout=output,

@@ -1,4 +1,4 @@
-"""Training runs that are the same on one process and on two: batch j of one process holds the batches j of both ranks."""
+"""Training runs that are the same on one process and on two, where batch j is shared between the ranks."""
 
 from __future__ import annotations
 

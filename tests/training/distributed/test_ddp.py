@@ -1,31 +1,22 @@
-"""Under DDP on two processes: the pooled values of one process, one decision on all ranks, and nothing that makes a rank wait.
+"""DDP on two processes: the pooled values of one process, one decision on all ranks, nothing that makes a rank wait.
 
-The two processes are started once; each test looks at one of the checks in ``ddp_worker.py``.
+Each test looks at the result of one of the checks in ``ddp_checks.py``.
 """
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from landscape_callbacks import HessianEigenvalueMonitor
-from tests.training.distributed.ddp_worker import PLACES, monitors
-from tests.training.distributed.launch import run_once
+from tests.training.distributed.ddp_checks import PLACES, monitors
 from tests.training.distributed.runs import Module, data, fit
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 Rows = list[tuple[int, dict[str, float]]]
-
-
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What both ranks found. Under pytest-xdist all workers share one run."""
-    base = tmp_path_factory.getbasetemp()
-    return run_once("ddp_worker.py", (base.parent if base.name.startswith("popen-") else base) / "ddp")
 
 
 def by_step(rows: Rows) -> dict[tuple[int, str], float]:
@@ -102,7 +93,7 @@ def test_no_collective_when_nothing_is_measured(ranks: list[dict[str, Any]]) -> 
         assert measured == [0, 4, 8]
         budget = counts["with a budget"]
         assert budget[0] == 0 and budget[1] > 0
-        # A step at which a measurement was planned and the budget refused it costs one word, and only every fourth step can be one.
+        # A planned step at which the budget says no costs one word; every fourth step can be one.
         assert all(count == 0 for step, count in enumerate(budget) if step % 4 and step != 1)
 
 
@@ -117,7 +108,7 @@ def test_why_sync_batch_norm_itself_is_not_run_here(ranks: list[dict[str, Any]])
 
 
 def test_batches_of_unequal_size_on_the_ranks(ranks: list[dict[str, Any]]) -> None:
-    """The loss is the mean over ranks of each rank's mean, as in training; over several batches it is weighted by samples."""
+    """The loss is the mean of the ranks' means, as in training; over several batches it is weighted by samples."""
     x, y = data()
     net = Module().net
     losses = [torch.nn.functional.cross_entropy(net(x[part]), y[part]) for part in (slice(0, 5), slice(20, 25))]

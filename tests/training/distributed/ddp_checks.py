@@ -1,12 +1,10 @@
-"""What two processes under DDP do, one check after the other; the tests look at the results. Run by ``launch.py``."""
+"""What two processes under DDP do, one check after the other; the tests look at the results."""
 
 from __future__ import annotations
 
-import sys
+import os
 import time
-import traceback
 import warnings
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -19,7 +17,7 @@ from landscape_callbacks.training.reporting import Report
 from tests.hard_module import RowLogger
 from tests.training.distributed.runs import Module, data, fit, plain, same_bits
 
-RANK = 0  # set by main
+RANK = int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def monitors(budget: float | None = None, every: int = 1, spectrum: bool = False) -> list[Any]:
@@ -278,7 +276,7 @@ def failing_logger() -> Any:
     reference = fit([], Module(), ranks=2)
     own = monitors()
     run = fit(own, Module(), ranks=2, logger=_BadLogger())
-    tensors = {kind: {name: value for name, value in run[kind].items()} for kind in ("weights", "gradients")}
+    tensors = {kind: run[kind] for kind in ("weights", "gradients")}
     same = all(torch.equal(tensors[kind][name], reference[kind][name]) for kind in tensors for name in tensors[kind])
     return {"untouched": same, "failed": own[0].coordinator.failed, "steps": run["trainer"].global_step}
 
@@ -323,29 +321,3 @@ CHECKS = (
     failing_logger,
     failing_gradient_norm,
 )
-
-
-def main(checks: Any, folder: Path) -> None:
-    import os
-
-    rank = int(os.environ["LOCAL_RANK"])
-    torch.set_num_threads(1)
-    # As Lightning would: it finds the group and keeps it for all trainers of this process.
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
-    results: dict[str, Any] = {}
-    for check in checks:
-        started = time.perf_counter()
-        try:
-            results[check.__name__] = check()
-        except Exception:
-            results[check.__name__] = traceback.format_exc()
-            traceback.print_exc()
-        print(f"{check.__name__}: {time.perf_counter() - started:.1f} s", flush=True)
-        torch.save(results, folder / f"results_{rank}.pt")
-
-
-if __name__ == "__main__":
-    import os
-
-    RANK = int(os.environ["LOCAL_RANK"])
-    main(CHECKS, Path(sys.argv[1]))
