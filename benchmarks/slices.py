@@ -63,11 +63,11 @@ def cost(model: Model) -> None:
             "fixed": lambda: loss_slice(model.surface, direction, points=POINTS),
             "adaptive": lambda: loss_slice(model.surface, direction),
         },
-        rounds=21,
+        rounds=41,
     )
     plane = turns(
         {"bare": lambda: bare(PLANE**2), "plane": lambda: loss_plane(model.surface, first, second, points=PLANE)},
-        rounds=5,
+        rounds=7,
     )
     print(
         f"| {model.name} | {model.surface.space.dimension:,} | {1e3 * line['bare'] / POINTS:.2f} "
@@ -164,7 +164,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     for model in models:
         cost(model)
-    print("\n## Accuracy of adaptive slices of at most 12 points: largest error, % of the range of losses\n")
+    print("\n## Accuracy of adaptive slices of at most 11 points: largest error, % of the range of losses\n")
     print("Truth: 401 points. Even: a spline through 11 even points. Curvature by Hv: a Hessian-vector product.\n")
     print("| model | direction | points | error | estimate | even, 11 | curvature | by Hv |")
     print("|---|---|---|---|---|---|---|---|")

@@ -57,7 +57,7 @@ class LossSliceMonitor(Monitor):
     (from the weights at the start, at -1, to the current ones, at 0), ``checkpoint`` (from those at the end of the last
     epoch). Dropout and batch norm are as in the training step unless ``eval_mode``.
 
-    The points are chosen adaptively, about twelve forward passes a line and batch, with the error of the curve between
+    The points are chosen adaptively, at most eleven forward passes a line and batch, with the error of the curve between
     them in the record. With ``batches`` above 1, errors over batches are given.
 
     Args:
@@ -105,7 +105,7 @@ class LossSliceMonitor(Monitor):
         own_directions: Mapping[str, OwnDirection] | None = None,
         random_lines: int = 1,
         points: int | None = None,
-        max_points: int = 12,
+        max_points: int = 11,
         validation: bool | str = True,
         weight_decay: bool = True,
         figures: bool = True,

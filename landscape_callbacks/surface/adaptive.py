@@ -183,9 +183,10 @@ def sample_adaptively(
     high: float,
     *,
     tolerance: float = 1e-3,
-    max_points: int = 12,
+    max_points: int = 11,
     rounding: float = 0.0,
     center_pair: bool = True,
+    including: Sequence[float] = (),
 ) -> LossCurve:
     """Samples a line where its spline is worst, until the estimated error is small or the points are spent.
 
@@ -198,12 +199,13 @@ def sample_adaptively(
         rounding: Relative rounding error of one loss, such as 1.2e-7 for float32.
         center_pair: Spends two of the points close to 0, for the curvature there: at the distance that balances
             rounding against truncation.
+        including: Distances that have to be among the points.
 
     Returns:
         The curve through all points.
     """
     center_pair = center_pair and low < 0.0 < high
-    alphas = start_grid(low, high, center_pair=center_pair)
+    alphas = sorted({*start_grid(low, high, center_pair=center_pair), *including})
     curve = LossCurve(alphas, evaluate(alphas))
     if center_pair:
         distance = _balanced_distance(curve, rounding, min(-low, high))

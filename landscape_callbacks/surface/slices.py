@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from landscape_callbacks.surface.adaptive import Array, LossCurve, sample_adaptively, symmetric_grid
+from landscape_callbacks.surface.average_surface import AverageSurface
 from landscape_callbacks.surface.curve_shape import (
     barrier_height,
     best_step_error,
     convexity_violation,
     curvature_at_zero,
 )
-from landscape_callbacks.surface.average_surface import AverageSurface
 from landscape_callbacks.surface.loss_surface import LossSurface
 
 Surface = LossSurface | AverageSurface
@@ -78,7 +78,7 @@ def loss_slice(
     points: int | Sequence[float] | None = None,
     extent: float | tuple[float, float] = 1.0,
     tolerance: float = 1e-3,
-    max_points: int = 12,
+    max_points: int = 11,
     curvature: str | tuple[float, float] = "difference",
     barrier_between: tuple[float, float] | None = None,
     validation: Surface | None = None,
@@ -142,6 +142,7 @@ def loss_slice(
             max_points=max_points,
             rounding=rounding,
             center_pair=curvature == "difference",
+            including=barrier_between or (),
         )
     else:
         grid = _grid(points, extent)
