@@ -23,12 +23,12 @@ class CriticalLearningRateMonitor(Monitor):
     along one eigenvector is critical at 2/λ, the stability limit. It needs no second derivative, costs about two
     training steps, and holds for every optimizer.
 
-    ======================================  ================================================================================
+    ======================================  ========================================================================
     tag                                     meaning
-    ======================================  ================================================================================
+    ======================================  ========================================================================
     ``stability/critical_learning_rate``    rate at which the last update would not have lowered its own batch's loss
     ``stability/critical_ratio``            learning rate in use over the critical one; above 1 the step raised the loss
-    ======================================  ================================================================================
+    ======================================  ========================================================================
 
     Args:
         every_n_steps: Smallest distance of two measurements (optimizer steps).

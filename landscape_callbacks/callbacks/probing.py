@@ -15,6 +15,7 @@ from landscape_callbacks.diagnosis.stability import curvature_limit, effective_l
 from landscape_callbacks.diagnosis.stationarity import diagnose
 from landscape_callbacks.diagnosis.trend import Trend
 from landscape_callbacks.diagnosis.verdict import Verdict
+from landscape_callbacks.surface.batch_sharpness import BatchSharpness, batch_sharpness
 from landscape_callbacks.surface.probe import Probe, probe_surface
 from landscape_callbacks.training.snapshot import Snapshot
 
@@ -33,11 +34,18 @@ class Look:
         probe: What was measured, and the directions that it is about.
         situation: How training stood.
         verdict: The verdict.
+        sharpness: Of the minibatches, as the optimizer sees it; ``None`` where every step sees all data.
     """
 
     probe: Probe
     situation: Situation
     verdict: Verdict
+    sharpness: BatchSharpness | None = None
+
+    @property
+    def batch_sharpness_ratio(self) -> float | None:
+        """Batch sharpness over the curvature limit: 1 is where minibatch training settles at the edge of stability."""
+        return None if self.sharpness is None else self.sharpness.value / self.situation.curvature_limit
 
     @property
     def largest_stable_rate(self) -> float:
@@ -121,6 +129,11 @@ def _look_at(
         initial=initial,
         seed=snapshot.step,
     )
+    sharpness = None
+    if not full_batch:
+        sharpness = batch_sharpness(
+            surfaces, preconditioner=optimizer.preconditioner, weight_decay=optimizer.coupled_decay
+        )
     form = optimizer.stability_form
     situation = Situation(
         learning_rate=optimizer.learning_rate,
@@ -131,7 +144,7 @@ def _look_at(
         initial_loss=initial_loss,
         steps_left=steps_left(trainer),
     )
-    return Look(probe, situation, diagnose(probe.measurement, situation))
+    return Look(probe, situation, diagnose(probe.measurement, situation), sharpness)
 
 
 def steps_left(trainer: Any) -> int | None:

@@ -23,7 +23,7 @@ _STEPS_A_BATCH = 40.0
 
 
 class SaddlePointMonitor(LossWatchingMonitor):
-    r"""Says whether training progresses, has settled, or is stuck: at a saddle, on a plateau, or above the stable learning rate.
+    r"""Says whether training progresses, has settled, or is stuck: at a saddle, on a plateau, or unstable.
 
     The loss of every step feeds a trend test. When the loss stops falling or blows up, and now and then besides, the
     monitor looks closer: the last ``batches`` batches are replayed, directions are chosen on one half of them and
@@ -31,15 +31,17 @@ class SaddlePointMonitor(LossWatchingMonitor):
     rests on what each move could win. *Undetermined* is one of the answers. A warning is given once an episode, with
     its evidence, and the end of the episode is told too.
 
-    ============================================  ==========================================================================
+    ============================================  ==================================================================
     tag                                           meaning
-    ============================================  ==========================================================================
+    ============================================  ==================================================================
     ``diagnosis/saddle_score``                    0 (no sign) to 1 (negative curvature for sure, and far more to win
     along it) ``diagnosis/plateau``                         0 (falls for sure) to 1 (has stopped for sure)
     ``diagnosis/verdict``                         text: verdict, evidence with standard errors, cost
     ``diagnosis/samples``                         samples of training that all looks so far cost
+    ``stability/batch_sharpness_ratio``           batch sharpness over the optimizer's limit, with ``…_error``: the gauge
+                                                  that goes to 1 at the edge of stability when training on minibatches
     ``stability/largest_stable_learning_rate``    where steps would stop contracting, at the curvature of the last look
-    ============================================  ==========================================================================
+    ============================================  ==================================================================
 
     Args:
         every_n_steps: Smallest distance of two looks (optimizer steps).
@@ -173,6 +175,9 @@ class SaddlePointMonitor(LossWatchingMonitor):
             "diagnosis/samples": self.cost,
             "stability/largest_stable_learning_rate": look.largest_stable_rate,
         }
+        if look.sharpness is not None and look.batch_sharpness_ratio is not None:
+            scalars["stability/batch_sharpness_ratio"] = look.batch_sharpness_ratio
+            scalars["stability/batch_sharpness_ratio_error"] = look.sharpness.error / look.situation.curvature_limit
         records = [self._record(snapshot.step, self.episodes.current)]
         sentence = f"step {snapshot.step}: {verdict.sentence}"
         sentence += f" Suggestion: {verdict.suggestion}" if verdict.suggestion else ""

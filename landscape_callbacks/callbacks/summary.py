@@ -66,4 +66,7 @@ def _why_no_look(diagnosis: SaddlePointMonitor) -> str:
     if cadence.max_overhead is None:
         return "The loss gave no reason to look."
     from_step = cadence.estimate / cadence.max_overhead
-    return f"A look costs about {cadence.estimate:.0f} training steps, which the budget allows from step {from_step:.0f} on."
+    return (
+        f"A look costs about {cadence.estimate:.0f} training steps, "
+        f"which the budget allows from step {from_step:.0f} on."
+    )

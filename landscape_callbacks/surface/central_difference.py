@@ -68,8 +68,9 @@ class CentralDifference:
             self.approximation, result = self._choose_step(vector / size)
             if not self.approximation.relative_error <= REFUSED_ERROR:
                 raise InaccurateDifferenceError(
-                    f"{self._reason}, and central differences of its gradients are off by about {self.approximation.relative_error:.0%} at the best "
-                    "step (kinks of ReLU, or low precision). Use double precision, a smooth activation, or layers that can be differentiated twice."
+                    f"{self._reason}, and central differences of its gradients are off by about "
+                    f"{self.approximation.relative_error:.0%} at the best step (kinks of ReLU, or low precision). Use "
+                    "double precision, a smooth activation, or layers that can be differentiated twice."
                 )
             return result.mul_(size)
         return self._difference(vector / size, self.approximation.step).mul_(size)

@@ -108,7 +108,7 @@ def spectral_density(
     relative_width: float = 0.01,
     seed: int = 0,
 ) -> SpectralDensity:
-    """The spectral density of the Hessian by stochastic Lanczos quadrature (Ubaru, Chen & Saad 2017; Ghorbani et al. 2019).
+    """The spectral density by stochastic Lanczos quadrature (Ubaru, Chen & Saad 2017; Ghorbani et al. 2019).
 
     Each run is Lanczos from a random vector with full reorthogonalisation: its Ritz values are Gauss nodes and the
     squared first coordinates their weights. The density is the mean over runs, each node drawn as a Gaussian.

@@ -57,7 +57,10 @@ class RandomState:
 
 @contextmanager
 def preserved_random_state(device: torch.device) -> Iterator[RandomState]:
-    """Random streams continue after the block as if it had not run. Lightning's ``isolate_rng`` does not after an exception."""
+    """Random streams continue after the block as if it had not run.
+
+    Lightning's ``isolate_rng`` does not after an exception.
+    """
     state = RandomState(device)
     try:
         yield state

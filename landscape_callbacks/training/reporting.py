@@ -34,12 +34,15 @@ class Report:
 
 
 def current_step(trainer: Any) -> int:
-    """The x axis of Lightning's own ``self.log``: batches that stepped. It differs from ``global_step`` with several optimizers."""
+    """The x axis of Lightning's own ``self.log``: batches that stepped.
+
+    It differs from ``global_step`` with several optimizers.
+    """
     return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
 
 
 def log_scalars(trainer: Any, scalars: Mapping[str, float], step: int) -> None:
-    """Sends scalars to every logger at ``step`` and into ``trainer.callback_metrics``; non-finite values go as they are.
+    """Sends scalars to every logger and into ``trainer.callback_metrics``; non-finite values go as they are.
 
     ``self.log`` would not do: a value logged now and then is repeated at every flush, and lands on flush steps only. A
         logger that raises
