@@ -27,7 +27,7 @@ class SymmetricOperator(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Eigenpairs:
-    """Eigenvalues of a Hessian with their eigenvectors, errors and cost. With k values in n dimensions:
+    """Eigenvalues of a Hessian with their eigenvectors, errors and cost; k values in n dimensions.
 
     Attributes:
         values: float64, shape (k,), CPU, loss units per squared unit of weight. The ``largest`` asked for come first,

@@ -49,7 +49,7 @@ class KrylovSpace:
 
     How it differs from the textbook's three-term Lanczos recursion:
 
-    1. Each new vector is orthogonalised twice against the whole basis ("twice is enough", Parlett 1998). The short
+    1. Each new vector is orthogonalised twice against the whole basis ("twice is enough", Parlett 1998). A short
        recursion loses orthogonality once a Ritz value converges, and copies of that value ("ghosts") appear.
     2. C holds all coefficients, not just three diagonals. It is symmetric for a symmetric operator; what asymmetry rounding
        or noise leaves goes into the residuals instead of being lost.

@@ -14,18 +14,19 @@ from landscape_callbacks.surface.krylov import Array, Indices, KrylovSpace, NotF
 from landscape_callbacks.surface.vectors import ParameterSpace
 
 # Basis vectors beyond the wanted ones before a restart.
-_EXTRA_VECTORS = 14
+EXTRA_VECTORS = 14
 # Ritz pairs next to the wanted ones that have to be known, to this relative error, before the wanted ones are believed.
 _GUARDS = 3
 _GUARD_TOLERANCE = 0.1
-# Share of the tolerance that the residual itself has to reach for one wanted value; twice as much for two, at most all.
-# The more values are wanted, the longer the space has had to tell neighbours apart.
+# Share of the tolerance that the residual itself has to reach for up to three wanted values; more in proportion for
+# more of them, since the space has then had longer to tell neighbours apart.
 _RESIDUAL_SHARE = 0.3
 # Values below this share of the spectral radius need not be relatively accurate.
 _FLOOR = 1e-2
-# A warm start is a vector of norm one plus a random vector of this norm. What only the random part can find has to be
-# excluded beyond this relative distance; nearer, the earlier eigenvectors are trusted, so that one guard is enough.
-_RANDOM_SHARE = 0.3
+# A warm start is a vector of norm one plus a random vector of this norm: what is known still stands out by two orders
+# of magnitude in a million dimensions, and what is new is found almost as in a cold start. What only the random part finds
+# has to be excluded beyond this relative distance; nearer, the earlier vectors are trusted, and one guard is enough.
+_RANDOM_SHARE = 3.0
 _WARM_DISTANCE = 0.3
 _WARM_GUARDS = 1
 
@@ -42,6 +43,7 @@ def extreme_eigenvalues(
     seed: int = 0,
     basis_dtype: torch.dtype | None = None,
     basis_device: torch.device | str | None = None,
+    extra_vectors: int = EXTRA_VECTORS,
 ) -> Eigenpairs:
     """The largest and smallest eigenvalues of a Hessian and their eigenvectors, both ends from the same products.
 
@@ -56,8 +58,8 @@ def extreme_eigenvalues(
        deviation in the random start. (The component of an eigenvector with eigenvalue λ near the Ritz value θ is at
        most residual·|first entry of the Ritz vector|/|λ − θ|.)
 
-    That leaves a small chance of error where eigenvalues are closer than 1 % and the start is unlucky (5 of 1500 seeded
-    runs on spectra made for it). Copies of a multiple eigenvalue are invisible to a single start vector unless the space
+    That leaves a small chance of error where eigenvalues are closer than 1 % and the start is unlucky (5 in 1500
+    seeded runs on spectra made for it). Copies of a multiple eigenvalue are invisible to a single start vector unless the space
     becomes invariant, and values closer together than the tolerance are not told apart: they count once.
 
     Args:
@@ -68,13 +70,16 @@ def extreme_eigenvalues(
         smallest_tolerance: The same for the smallest ones. The lower edge of a network's spectrum is dense, so the last
             digits cost many products; ``None`` is 50 times ``tolerance``, at most 5 %.
         initial: Flat vector (n,) to start from: ``warm_start`` of eigenpairs found some training steps before. A random
-            vector is mixed in and point 3 is required at a distance of 10 %, so that new directions are found. When it
+            vector is mixed in, so that new directions are found; one pair is required in point 2, and a distance of
+            30 % in point 3. When it
             is zero or not finite, the start is random.
         max_products: Hessian-vector products to spend at most. Values not known by then are returned with
             ``converged`` false.
         seed: Of the random vectors; the global random state is not touched.
         basis_dtype: Dtype of the basis (float32 or float64); by default that of the space.
         basis_device: Device of the basis, for models that leave no room beside them; by default that of the space.
+
+        extra_vectors: Basis vectors beyond the wanted ones before a restart, at least 6: fewer take less memory and more products.
 
     Returns:
         The eigenpairs with residuals, errors and cost.
@@ -102,6 +107,10 @@ def extreme_eigenvalues(
         raise ValueError(f"max_products has to be at least 1, got {max_products}.")
     if basis_dtype not in (None, torch.float32, torch.float64):
         raise ValueError(f"The basis has to be float32 or float64 to stay orthogonal, got basis_dtype={basis_dtype}.")
+    if extra_vectors < 6:
+        raise ValueError(
+            f"The stop needs at least 6 basis vectors beyond the wanted ones, got extra_vectors={extra_vectors}."
+        )
     space = surface.space
     largest = min(largest, space.dimension)
     smallest = min(smallest, space.dimension - largest)
@@ -109,7 +118,7 @@ def extreme_eigenvalues(
         smallest_tolerance = max(tolerance, min(50 * tolerance, 0.05))
     start, random_share = _start(space, initial, seed)
     krylov = KrylovSpace(
-        surface, start, largest + smallest + _EXTRA_VECTORS, seed=seed, dtype=basis_dtype, device=basis_device
+        surface, start, largest + smallest + extra_vectors, seed=seed, dtype=basis_dtype, device=basis_device
     )
     stop = _Stop(largest, smallest, tolerance, smallest_tolerance, random_share)
     while True:
@@ -213,7 +222,7 @@ class _Stop:
         if (bounds[guards] > max(tolerance, min(_GUARD_TOLERANCE, 100 * tolerance)) * guard_sizes).any():
             return np.zeros(count, dtype=bool)
         allowed = tolerance * sizes[own]
-        share = 1.0 if warm else min(1.0, count * _RESIDUAL_SHARE)
+        share = min(1.0, max(1.0, count / 3) * _RESIDUAL_SHARE)
         converged = (bounds[own] <= allowed) & (residuals[own] <= share * allowed)
         deviation = (self.random_share or 1.0) / np.sqrt(krylov.space.dimension)
         distances = np.maximum(tolerance, _WARM_DISTANCE) * sizes[own] if warm else allowed

@@ -10,9 +10,9 @@ from landscape_callbacks.surface.eigenpairs import SymmetricOperator
 class PreconditionedSurface:
     """The symmetric operator S H S with a diagonal S, which has the eigenvalues of S² H.
 
-    For an optimizer that divides the gradient by a diagonal D, such as Adam with D = √v̂ + ε, give ``scale`` = D^(-½): the
-    eigenvalues are those of D⁻¹H, whose largest one Adam's stability is about (Cohen et al. 2022, arXiv 2207.14484). An
-    eigenvector y belongs to the direction ``scale * y`` in weights.
+    For an optimizer that divides the gradient by a diagonal D, such as Adam with D = √v̂ + ε, give ``scale`` = D^(-½):
+    the eigenvalues are those of D⁻¹H, whose largest one Adam's stability is about (Cohen et al. 2022, arXiv
+    2207.14484). An eigenvector y belongs to the direction ``scale * y`` in weights.
 
     Args:
         surface: A :class:`LossSurface`, or anything with ``space`` and ``hessian_vector_product``.
@@ -36,7 +36,8 @@ class PreconditionedSurface:
         self.space = surface.space
         if scale.shape != (self.space.local_dimension,):
             raise ValueError(
-                f"scale has to be a flat vector of {self.space.local_dimension} entries, got shape {tuple(scale.shape)}."
+                f"scale has to be a flat vector of {self.space.local_dimension} entries, "
+                f"got shape {tuple(scale.shape)}."
             )
         # A comparison with NaN is false, so that NaN is refused as well.
         if not bool(((scale >= 0) & (scale < float("inf"))).all()):
