@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import SGD, Adam, NAdam, Optimizer, RMSprop
+from torch.optim import SGD, Adam, AdamW, NAdam, Optimizer, RMSprop
 
 from landscape_callbacks.surface.vectors import ParameterSpace
 from landscape_callbacks.training.optimizer_description import OptimizerDescription as OptimizerDescription
@@ -78,7 +78,8 @@ def describe_optimizer(optimizer: Optimizer, space: ParameterSpace) -> Optimizer
             f"The parameter groups of {name} differ in {', '.join(differing)}, so no one stability limit fits.",
         )
     rate = max(rates[i] for i in held)
-    decoupled = bool(first.get("decoupled_weight_decay", False))
+    # Before torch 2.7 AdamW was no subclass of Adam and did not say in its groups that its decay is decoupled.
+    decoupled = bool(first.get("decoupled_weight_decay", isinstance(optimizer, AdamW)))
     decays = [float(groups[i].get("weight_decay", 0.0)) for i in held]
     steps = _steps(optimizer, space)
     preconditioner, why_not = _preconditioner(optimizer, family, space, group_of, rates, rate)
@@ -128,10 +129,11 @@ def _unknown(name: str, rates: tuple[float, ...], why_not: str) -> OptimizerDesc
 
 def _family(optimizer: Optimizer) -> type[Optimizer] | None:
     """The class of torch.optim whose ``step`` this optimizer runs; a subclass with a step of its own is not known."""
-    for known in (SGD, Adam, NAdam, RMSprop):
+    for known in (SGD, Adam, AdamW, NAdam, RMSprop):
         if isinstance(optimizer, known):
             # Schedulers wrap ``step`` on the instance, and torch on the class; the wrapped function is what to compare.
-            return known if _plain(type(optimizer).step) is _plain(known.step) else None
+            same_step = _plain(type(optimizer).step) is _plain(known.step)
+            return None if not same_step else Adam if known is AdamW else known
     return None
 
 
