@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,17 @@ from landscape_callbacks.diagnosis.stability import curvature_limit
 from landscape_callbacks.records import Record
 from landscape_callbacks.surface.eigenpairs import Eigenpairs
 from landscape_callbacks.surface.spectrum import spectral_density, trace
-from landscape_callbacks.training.compatibility import require_choice, require_positive, require_positive_int
+from landscape_callbacks.training.compatibility import require_choice, require_device, require_positive, require_positive_int
+from landscape_callbacks.training.memory import Memory, dtype_named, eigenvalue_memory, vector_memory
 from landscape_callbacks.training.monitor import Monitor
 from landscape_callbacks.training.optimizers import OptimizerDescription
 from landscape_callbacks.training.replay import LossFunction
 from landscape_callbacks.training.reporting import Report
 from landscape_callbacks.training.snapshot import EigenRequest, Snapshot
+
+# Flat vectors that trace and density hold at their peak.
+_TRACE_VECTORS = 16
+_DENSITY_VECTORS = 37
 
 
 class HessianEigenvalueMonitor(Monitor):
@@ -88,6 +94,8 @@ class HessianEigenvalueMonitor(Monitor):
         loss_fn: LossFunction | None = None,
         eval_mode: bool = False,
         differentiation: str = "auto",
+        basis_device: str | None = None,
+        basis_dtype: str | None = None,
         verbose: bool = False,
     ) -> None:
         name = type(self).__name__
@@ -106,6 +114,8 @@ class HessianEigenvalueMonitor(Monitor):
             smallest=require_positive_int(name, "smallest", smallest, minimum=0),
             tolerance=require_positive(name, "tolerance", tolerance),
             method=require_choice(name, "method", method, ("lanczos", "power_iteration")),
+            basis_device=require_device(name, "basis_device", basis_device),
+            basis_dtype=require_choice(name, "basis_dtype", basis_dtype, (None, "float32", "float64")),
         )
         self.trace = bool(trace)
         self.density = bool(density)
@@ -114,6 +124,22 @@ class HessianEigenvalueMonitor(Monitor):
     def prepare(self, snapshot: Snapshot) -> None:
         """Announces the eigenvalues wanted."""
         snapshot.expect(self.request)
+
+    def memory(self, snapshot: Snapshot) -> Memory:
+        """A Krylov basis, the vectors of a product, and the eigenvectors that are kept meanwhile."""
+        wanted = self.request.largest + self.request.smallest
+        place: dict[str, Any] = {"basis_device": self.request.basis_device, "basis_dtype": dtype_named(self.request.basis_dtype)}
+        plain = eigenvalue_memory(snapshot.space, wanted, **place)
+        needs = [plain]
+        if self.stability:
+            needs.append(eigenvalue_memory(snapshot.space, 1, held=wanted, preconditioned=True, **place))
+        if self.trace:
+            needs.append(vector_memory(snapshot.space, wanted + _TRACE_VECTORS))
+        if self.density:
+            needs.append(vector_memory(snapshot.space, wanted + _DENSITY_VECTORS))
+        graphs = vector_memory(snapshot.space, 2 * (self.settings.batches - 1))
+        largest = max(need.beside_parameters for need in needs) + graphs.beside_parameters
+        return replace(plain, beside_parameters=largest, basis=max(need.basis for need in needs))
 
     def measure(self, trainer: Any, pl_module: Any, snapshot: Snapshot) -> Report:
         """Eigenvalues with their errors, the stability ratio, and on request the trace and the density."""
@@ -133,7 +159,7 @@ class HessianEigenvalueMonitor(Monitor):
             products += step_pairs.products if optimizer.preconditioner is not None else 0
         elif optimizer is not None and optimizer.kind == "unknown":
             self.coordinator.warn("stability", f"stability/ratio is left out: {optimizer.why_not}")
-        if self.trace:
+        if self.trace and not snapshot.economy.few_vectors:
             estimate = trace(snapshot.surface, seed=snapshot.step)
             scalars["hessian/trace"], scalars["hessian/trace_error"] = float(estimate.value), float(estimate.error)
             products += estimate.products
@@ -157,7 +183,7 @@ class HessianEigenvalueMonitor(Monitor):
                 },
             )
         ]
-        if self.density:
+        if self.density and not snapshot.economy.few_vectors:
             density = spectral_density(snapshot.surface, seed=snapshot.step)
             products += density.products
             records.append(

@@ -57,6 +57,8 @@ class LandscapeMonitor(Callback):
         parameters: Regular expression on parameter names (``re.search``); ``None``: all trainable parameters.
         loss_fn: Called as ``loss_fn(pl_module, batch) -> scalar`` instead of replaying ``training_step``.
         eval_mode: Dropout off, batch-norm statistics frozen while measuring.
+        basis_device: Where eigenvalues keep their Krylov basis, such as ``"cpu"`` for large models; see :class:`HessianEigenvalueMonitor`.
+        basis_dtype: ``"float32"`` or ``"float64"``, of that basis.
         figures: Draw figures for the loggers, where matplotlib is installed.
         verbose: Print a line a measurement (rank zero).
 
@@ -86,6 +88,8 @@ class LandscapeMonitor(Callback):
         parameters: str | None = None,
         loss_fn: LossFunction | None = None,
         eval_mode: bool = False,
+        basis_device: str | None = None,
+        basis_dtype: str | None = None,
         figures: bool = True,
         verbose: bool = False,
     ) -> None:
@@ -104,7 +108,7 @@ class LandscapeMonitor(Callback):
             "batches": batches,
         }
         self._add("gradient_norms", GradientNormMonitor, gradient_norms, common)
-        self._add("eigenvalues", HessianEigenvalueMonitor, eigenvalues, surface)
+        self._add("eigenvalues", HessianEigenvalueMonitor, eigenvalues, {**surface, "basis_device": basis_device, "basis_dtype": basis_dtype})
         self._add("slices", LossSliceMonitor, slices, {**surface, **lines})
         self._add("critical_learning_rate", CriticalLearningRateMonitor, critical_learning_rate, common)
         self._add("diagnosis", SaddlePointMonitor, diagnosis, {**common, "first_within_budget": True})

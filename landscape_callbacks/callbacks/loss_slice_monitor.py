@@ -26,6 +26,7 @@ from landscape_callbacks.surface.slices import SliceResult, loss_slice
 from landscape_callbacks.training.compatibility import require_choice, require_positive_int
 from landscape_callbacks.training.figure_logging import Drawing
 from landscape_callbacks.training.lightning_namespace import MisconfigurationException
+from landscape_callbacks.training.memory import Memory, eigenvalue_memory, together
 from landscape_callbacks.training.monitor import Monitor
 from landscape_callbacks.training.replay import LossFunction
 from landscape_callbacks.training.reporting import Report, current_step
@@ -200,6 +201,12 @@ class LossSliceMonitor(Monitor):
         largest, smallest = (int(f"{end}_eigenvector" in self.directions) for end in ("largest", "smallest"))
         if largest or smallest:
             snapshot.expect(EigenRequest(largest=largest, smallest=smallest, tolerance=_EIGEN_TOLERANCE))
+
+    def memory(self, snapshot: Snapshot) -> Memory:
+        """As other monitors, and a Krylov basis where lines along eigenvectors are wanted."""
+        ends = sum(f"{end}_eigenvector" in self.directions for end in ("largest", "smallest"))
+        plain = super().memory(snapshot)
+        return together(plain, eigenvalue_memory(snapshot.space, ends)) if ends else plain
 
     def measure(self, trainer: Any, pl_module: Any, snapshot: Snapshot) -> Report:
         """The loss along every line; a line that cannot be looked along is left out, with a warning."""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from landscape_callbacks.surface.out_of_memory import is_out_of_memory
 from landscape_callbacks.surface.vectors import ParameterSpace
 
 
@@ -132,7 +133,7 @@ def scalar(loss: Tensor) -> Tensor:
 
 def _explained(error: Exception) -> Exception:
     """Memory running out says nothing about the graph; everything else that autograd raises here does."""
-    if isinstance(error, torch.OutOfMemoryError):
+    if is_out_of_memory(error):
         return error
     first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return DoubleBackwardError(f"The loss cannot be differentiated twice ({first_line})")

@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from landscape_callbacks.training.lightning_namespace import MisconfigurationException
 
 SUPPORTED_STRATEGIES = ("SingleDeviceStrategy", "DDPStrategy", "ModelParallelStrategy")
@@ -143,6 +145,17 @@ def require_choice(monitor: str, name: str, value: Any, choices: tuple[Any, ...]
         options = ", ".join(repr(choice) for choice in choices)
         raise MisconfigurationException(f"{monitor}: {name} has to be one of {options}, got {value!r}.")
     return value
+
+
+def require_device(monitor: str, name: str, value: Any) -> str | None:
+    """The value, when it names a device or is ``None``."""
+    if value is None:
+        return None
+    try:
+        torch.device(value)
+    except (RuntimeError, TypeError) as error:
+        raise MisconfigurationException(f"{monitor}: {name} has to name a device, such as 'cpu' or 'cuda:1', got {value!r}.") from error
+    return str(value)
 
 
 def require_pattern(monitor: str, value: Any) -> str | None:

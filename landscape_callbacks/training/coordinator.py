@@ -6,15 +6,21 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_info
 from torch import Tensor
 
+from landscape_callbacks.surface.out_of_memory import free_after, is_out_of_memory
+from landscape_callbacks.surface.sharded import sharded_module
 from landscape_callbacks.training.cadence import Cadence, Clock
 from landscape_callbacks.training.distributed import all_ranks_know, has_to_speak, largest_of_ranks, rank_average
 from landscape_callbacks.training.figure_logging import log_figure
+from landscape_callbacks.training.memory import Economy, together
+from landscape_callbacks.training.microbatches import NotSplittableError, couples_samples, split_batch
 from landscape_callbacks.training.record_writer import RecordWriter
 from landscape_callbacks.training.replay import StepSkipped
 from landscape_callbacks.training.reporting import Report, WarnOnce, current_step, log_scalars, log_text, open_record_writer
@@ -22,6 +28,9 @@ from landscape_callbacks.training.snapshot import SeenBatch, Snapshot, SurfaceSe
 
 if TYPE_CHECKING:
     from landscape_callbacks.training.monitor import Monitor
+
+# What measurements found of the memory; ranks agree on the largest.
+_ENOUGH, _RAN_OUT, _INDIVISIBLE = 0.0, 1.0, 2.0
 
 _coordinators: WeakKeyDictionary[Any, Coordinator] = WeakKeyDictionary()
 
@@ -46,6 +55,8 @@ class Coordinator:
         self.warn = WarnOnce()
         self._recent: deque[SeenBatch] = deque(maxlen=1)
         self._warm_starts: dict[SurfaceSettings, WarmStarts] = {}
+        self._economy: dict[SurfaceSettings, Economy] = {}
+        self._memory = _ENOUGH
         self._guards = 0
         self._live_due: list[Monitor] = []
         self._writer: RecordWriter | None = None
@@ -101,21 +112,22 @@ class Coordinator:
         self._live_due = []
         if batch_idx % trainer.accumulate_grad_batches != 0:
             return
-        due = [monitor for monitor in self.monitors if monitor.measures_snapshots and self.is_due(trainer, monitor.cadence, step)]
+        able = [monitor for monitor in self.monitors if monitor.measures_snapshots and not self._economy_of(monitor.settings).off]
+        due = [monitor for monitor in able if self.is_due(trainer, monitor.cadence, step)]
         self._live_due = [monitor for monitor in due if monitor.settings.loss_fn is None and not pl_module.automatic_optimization]
         replayed = [monitor for monitor in due if monitor not in self._live_due]
         self._measure(trainer, pl_module, replayed, step, self._opener(trainer, pl_module, step))
 
     def measure_now(self, trainer: Any, pl_module: Any, monitor: Monitor) -> None:
         """Measures between batches, as at the end of an epoch, on the last batches that passed by; nothing when none did."""
-        if self._recent:
+        if self._recent and not self._economy_of(monitor.settings).off:
             step = current_step(trainer)
             self._measure(trainer, pl_module, [monitor], step, self._opener(trainer, pl_module, step))
 
     def _opener(self, trainer: Any, pl_module: Any, step: int) -> Callable[[SurfaceSettings], AbstractContextManager[Snapshot]]:
         def opened(settings: SurfaceSettings) -> AbstractContextManager[Snapshot]:
             batches = list(self._recent)[-settings.batches :]
-            return open_snapshot(trainer, pl_module, settings, batches, step, self._warm_start(settings))
+            return open_snapshot(trainer, pl_module, settings, batches, step, self._warm_start(settings), self._economy_of(settings))
 
         return opened
 
@@ -129,7 +141,7 @@ class Coordinator:
         step = current_step(trainer)
 
         def opened(settings: SurfaceSettings) -> AbstractContextManager[Snapshot]:
-            return live_snapshot(trainer, pl_module, settings, unscaled, self._recent[-1], step, self._warm_start(settings))
+            return live_snapshot(trainer, pl_module, settings, unscaled, self._recent[-1], step, self._warm_start(settings), self._economy_of(settings))
 
         self._measure(trainer, pl_module, due, step, opened)
 
@@ -144,15 +156,46 @@ class Coordinator:
         for settings in dict.fromkeys(monitor.settings for monitor in due):
             group = [monitor for monitor in due if monitor.settings == settings]
             reports: list[Report] = []
+            failed = self.failed
             with self.timed(trainer, [monitor.cadence for monitor in group], step):
                 with self.guarded(type(group[0]).__name__, trainer, step), opened(settings) as snapshot:
                     for monitor in group:
                         monitor.prepare(snapshot)
+                    self._state_memory(settings, group, snapshot)
                     for monitor in group:
                         with self.guarded(type(monitor).__name__, trainer, step):
                             reports.append(monitor.measure(trainer, pl_module, snapshot))
+                if self.failed > failed:
+                    self._back_off(trainer, pl_module, settings)
                 for report in reports:
                     self.log(trainer, report, step)
+
+    def _state_memory(self, settings: SurfaceSettings, group: Sequence[Monitor], snapshot: Snapshot) -> None:
+        """Says once a surface, before its first measurement, how much memory measuring takes."""
+        if settings not in self._economy:
+            self._economy[settings] = Economy()
+            needs = [monitor.memory(snapshot) for monitor in group]
+            rank_zero_info(reduce(together, needs).sentence(snapshot.space))
+
+    def _economy_of(self, settings: SurfaceSettings) -> Economy:
+        return self._economy.get(settings, Economy())
+
+    def _back_off(self, trainer: Any, pl_module: Any, settings: SurfaceSettings) -> None:
+        """Makes measurements on a surface more sparing after memory has run out in one, on any rank."""
+        (memory,) = largest_of_ranks(trainer, [self._memory])
+        self._memory = _ENOUGH
+        if memory == _ENOUGH:
+            return
+        batch = self._recent[-1].batch
+        can_split = (
+            memory < _INDIVISIBLE
+            and (pl_module.automatic_optimization or settings.loss_fn is not None)
+            and sharded_module(pl_module) is None
+            and not couples_samples(pl_module, settings.eval_mode)
+            and split_batch(batch, samples_in(batch), 2 * self._economy_of(settings).microbatches) is not None
+        )
+        self._economy[settings] = self._economy_of(settings).next(can_split)
+        rank_zero_info(f"After running out of memory in a measurement: {self._economy[settings].describe()}.")
 
     @contextmanager
     def guarded(self, name: str, trainer: Any, step: int, *, alone: bool = False) -> Iterator[None]:
@@ -185,6 +228,16 @@ class Coordinator:
         except Exception as error:
             self.failed += 1
             reason = f"{type(error).__name__}: {error}"
+            if is_out_of_memory(error) or isinstance(error, NotSplittableError):
+                self._memory = max(self._memory, _INDIVISIBLE if isinstance(error, NotSplittableError) else _RAN_OUT)
+                free_after(error)
+                self.warn(
+                    "out of memory",
+                    f"{name} ran out of memory at step {step} ({reason}). Training goes on untouched. The next measurements make do with less: fewer "
+                    "vectors, then microbatches where the batch can be split, then none.",
+                    every_rank=has_to_speak(error),
+                )
+                return
             self.warn(
                 f"{name} {type(error).__name__}",
                 f"{name} {'failed' if alone else 'could not measure'} at step {step} ({reason}). Training goes on untouched; further failures of this kind are "
@@ -227,8 +280,9 @@ class Coordinator:
             for tag, text in report.texts.items():
                 log_text(trainer, tag, text, step)
         with self._logging("records", trainer, step):
-            for record in report.records if self._writer is not None else ():
-                self._writer.write(record)
+            writer = self._writer
+            for record in report.records if writer is not None else ():
+                writer.write(record)
         started = time.perf_counter()
         with self._logging("figures", trainer, step):
             for tag, drawing in report.drawings.items():

@@ -13,6 +13,7 @@ from landscape_callbacks.training import compatibility
 from landscape_callbacks.training.cadence import Cadence
 from landscape_callbacks.training.coordinator import Coordinator
 from landscape_callbacks.training.lightning_namespace import Callback, MisconfigurationException
+from landscape_callbacks.training.memory import Memory, vector_memory
 from landscape_callbacks.training.replay import LossFunction
 from landscape_callbacks.training.reporting import Report
 from landscape_callbacks.training.snapshot import Snapshot, SurfaceSettings, select_parameters
@@ -98,6 +99,10 @@ class Monitor(Callback):
     def measure(self, trainer: Any, pl_module: Any, snapshot: Snapshot) -> Report:
         """Measures on a snapshot and gives what to log."""
         raise NotImplementedError
+
+    def memory(self, snapshot: Snapshot) -> Memory:
+        """What :meth:`measure` takes at its peak, beside activations: the weights as they were, directions, a product, and two vectors a batch."""
+        return vector_memory(snapshot.space, 8 + 2 * self.settings.batches)
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Refuses what cannot be supported, before any training time is spent."""

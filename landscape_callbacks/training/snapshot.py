@@ -15,13 +15,20 @@ from landscape_callbacks.surface.eigenpairs import Eigenpairs
 from landscape_callbacks.surface.lanczos import extreme_eigenvalues
 from landscape_callbacks.surface.average_surface import AverageSurface
 from landscape_callbacks.surface.loss_surface import LossSurface
+from landscape_callbacks.surface.microbatched_surface import MicrobatchedSurface
 from landscape_callbacks.surface.power_iteration import power_iteration
 from landscape_callbacks.surface.sharded import sharded_module
 from landscape_callbacks.surface.vectors import ParameterSpace
 from landscape_callbacks.training.distributed import RankAverage, rank_average
 from landscape_callbacks.training.isolation import ModuleState, preserved_random_state
+from landscape_callbacks.training.memory import Economy, dtype_named
+from landscape_callbacks.training.microbatches import NotSplittableError, split_batch
 from landscape_callbacks.training.optimizers import OptimizerDescription, describe_optimizer
 from landscape_callbacks.training.replay import LossFunction, Replay
+
+
+# Dropout draws other masks for parts than for the whole; a sum instead of a mean is off by much more.
+_SPLIT_TOLERANCE = 0.1
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,8 @@ class EigenRequest:
     smallest: int = 0
     tolerance: float = float("inf")
     method: str = "lanczos"
+    basis_device: str | None = None
+    basis_dtype: str | None = None
 
     def include(self, other: EigenRequest) -> None:
         """Takes in the wish of one more monitor."""
@@ -86,6 +95,8 @@ class EigenRequest:
         self.smallest = max(self.smallest, other.smallest)
         self.tolerance = min(self.tolerance, other.tolerance)
         self.method = "lanczos" if "lanczos" in (self.method, other.method) else "power_iteration"
+        self.basis_device = self.basis_device or other.basis_device
+        self.basis_dtype = self.basis_dtype or other.basis_dtype
 
 
 class WarmStarts:
@@ -130,6 +141,7 @@ class Snapshot:
         surface: The surface, averaged over ``batches``.
         batches: The batches that it is made of, with their samples over all ranks.
         step: Step of the x axis.
+        economy: How sparing of memory to be.
     """
 
     def __init__(
@@ -139,8 +151,10 @@ class Snapshot:
         step: int,
         optimizers: Sequence[Any],
         warm_starts: WarmStarts,
+        economy: Economy,
     ) -> None:
         self.surface = surface
+        self.economy = economy
         self.batches = tuple(batches)
         self.step = step
         self._optimizers = optimizers
@@ -187,14 +201,21 @@ class Snapshot:
             return power_iteration(
                 self.surface, largest=request.largest, smallest=request.smallest, tolerance=request.tolerance
             )
+        return self._lanczos("hessian", self.surface, request.largest, request.smallest, request.tolerance)
+
+    def _lanczos(self, name: str, operator: Any, largest: int, smallest: int, tolerance: float) -> Eigenpairs:
+        device = "cpu" if self.economy.few_vectors else self._request.basis_device
         pairs = extreme_eigenvalues(
-            self.surface,
-            largest=request.largest,
-            smallest=request.smallest,
-            tolerance=request.tolerance,
-            initial=self._warm_starts.get("hessian", self.space),
+            operator,
+            largest=largest,
+            smallest=smallest,
+            tolerance=tolerance,
+            initial=self._warm_starts.get(name, self.space),
+            basis_device=device,
+            basis_dtype=dtype_named(self._request.basis_dtype),
+            extra_vectors=self.economy.extra_vectors,
         )
-        self._warm_starts.put("hessian", pairs.warm_start, self.space)
+        self._warm_starts.put(name, pairs.warm_start, self.space, device)
         return pairs
 
     def optimizer(self) -> OptimizerDescription | None:
@@ -227,11 +248,7 @@ class Snapshot:
             pairs = self.eigenpairs()
             return replace(pairs, values=pairs.values + decay) if decay else pairs
         operator = _StepOperator(self.space, description.curvature_product(self.surface.hessian_vector_product))
-        pairs = extreme_eigenvalues(
-            operator, largest=1, tolerance=tolerance, initial=self._warm_starts.get("steps", self.space)
-        )
-        self._warm_starts.put("steps", pairs.warm_start, self.space)
-        return pairs
+        return self._lanczos("steps", operator, 1, 0, tolerance)
 
     def _once(self, name: str, compute: Any) -> Any:
         if name not in self._known:
@@ -282,28 +299,42 @@ def open_snapshot(
     batches: Sequence[SeenBatch],
     step: int,
     warm_starts: WarmStarts,
+    economy: Economy,
 ) -> Iterator[Snapshot]:
     """A snapshot by replay of the training step; its graph is freed and every trace undone at the end of the block."""
     space, sharded = select_parameters(pl_module, settings.parameters), sharded_module(pl_module)
     with Replay(trainer, pl_module, loss_fn=settings.loss_fn, eval_mode=settings.eval_mode) as replay:
         average = rank_average(trainer)
         batches = _over_ranks(batches, average)
+        options: dict[str, Any] = {"average": average, "differentiation": settings.differentiation}
+        options["rounding"] = autocast_rounding(trainer)
         surfaces = [
-            LossSurface(
-                replay.closure(seen.batch, seen.index),
-                space,
-                average=average,
-                differentiation=settings.differentiation,
-                rounding=autocast_rounding(trainer),
-                sharded=sharded,
-            )
+            LossSurface(replay.closure(seen.batch, seen.index), space, sharded=sharded, **options)
+            if economy.microbatches == 1
+            else _in_microbatches(replay, seen, space, economy.microbatches, options)
             for seen in batches
         ]
         surface = surfaces[0] if len(surfaces) == 1 else AverageSurface(surfaces, [seen.samples for seen in batches])
         try:
-            yield Snapshot(surface, batches, step, trainer.optimizers, warm_starts)
+            yield Snapshot(surface, batches, step, trainer.optimizers, warm_starts, economy)
         finally:
             surface.release()
+
+
+def _in_microbatches(
+    replay: Replay, seen: SeenBatch, space: ParameterSpace, parts: int, options: dict[str, Any]
+) -> MicrobatchedSurface:
+    pieces = split_batch(seen.batch, samples_in(seen.batch), parts)
+    if pieces is None:
+        raise NotSplittableError(f"A batch of {samples_in(seen.batch)} samples cannot be split into {parts}.")
+    closures = [replay.closure(batch, seen.index) for batch, _ in pieces]
+    surface = MicrobatchedSurface(closures, [samples for _, samples in pieces], space, **options)
+    whole, mean = float(LossSurface(replay.closure(seen.batch, seen.index), space).loss()), float(surface.loss())
+    if abs(whole - mean) > _SPLIT_TOLERANCE * abs(whole):
+        raise NotSplittableError(
+            f"The loss of the batch ({whole:.4g}) is not the mean of the losses of its {parts} parts ({mean:.4g})."
+        )
+    return surface
 
 
 def _over_ranks(batches: Sequence[SeenBatch], average: RankAverage | None) -> list[SeenBatch]:
@@ -323,6 +354,7 @@ def live_snapshot(
     seen: SeenBatch,
     step: int,
     warm_starts: WarmStarts,
+    economy: Economy,
 ) -> Iterator[Snapshot]:
     """A snapshot on the graph of the training step itself, before its backward: no second forward, and no other weights."""
     space = select_parameters(pl_module, settings.parameters)
@@ -332,6 +364,6 @@ def live_snapshot(
     with preserved_random_state(pl_module.device), ModuleState(pl_module).isolated():
         surface = LossSurface.from_graph(loss, space, average=average)
         try:
-            yield Snapshot(surface, batches, step, trainer.optimizers, warm_starts)
+            yield Snapshot(surface, batches, step, trainer.optimizers, warm_starts, economy)
         finally:
             surface.release()

@@ -50,7 +50,9 @@ class Killer(HessianEigenvalueMonitor):
         return report
 
 
-def train(folder: Path, killed_at: int = -1, resume: bool = False, watched: bool = True) -> tuple[pl.Trainer, list[Any]]:
+def train(
+    folder: Path, killed_at: int = -1, resume: bool = False, watched: bool = True
+) -> tuple[pl.Trainer, list[Any]]:
     torch.manual_seed(3)
     module = Module()
     x = torch.randn(48, 4, generator=torch.Generator().manual_seed(1))
@@ -68,7 +70,9 @@ def train(folder: Path, killed_at: int = -1, resume: bool = False, watched: bool
     trainer = pl.Trainer(
         callbacks=[*monitors, checkpoints], logger=logger, enable_model_summary=False, log_every_n_steps=1, **options
     )
-    trainer.fit(module, data, ckpt_path=str(folder / "last.ckpt") if resume else None, weights_only=True if resume else None)
+    trainer.fit(
+        module, data, ckpt_path=str(folder / "last.ckpt") if resume else None, weights_only=True if resume else None
+    )
     return trainer, monitors
 
 

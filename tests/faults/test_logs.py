@@ -19,7 +19,10 @@ EVERY_STEP: dict[str, Any] = {"every_n_steps": 1, "max_overhead": None}
 
 
 def monitors() -> list[Any]:
-    return [HessianEigenvalueMonitor(**EVERY_STEP), LossSliceMonitor(directions=["gradient"], figures=False, **EVERY_STEP)]
+    return [
+        HessianEigenvalueMonitor(**EVERY_STEP),
+        LossSliceMonitor(directions=["gradient"], figures=False, **EVERY_STEP),
+    ]
 
 
 def fit(callbacks: list[Any], loggers: list[Any]) -> str:
@@ -52,12 +55,16 @@ def test_a_logger_that_raises_keeps_nothing_from_the_others(untouched: str, tmp_
         assert fit(monitors(), [disk, RefusesOurs(), rows]) == untouched
     assert len([w for w in caught if "the service is away" in str(w.message)]) == 1
     assert [step for step, row in rows.our_rows() if "hessian/largest_eigenvalue" in row] == list(range(8))
-    values = [row for row in csv.DictReader((Path(disk.log_dir) / "metrics.csv").open()) if row["hessian/largest_eigenvalue"]]
+    values = [
+        row for row in csv.DictReader((Path(disk.log_dir) / "metrics.csv").open()) if row["hessian/largest_eigenvalue"]
+    ]
     assert [int(row["step"]) for row in values] == list(range(8))
     assert [record.step for record in read_records(disk.log_dir) if record.kind == "eigenvalues"] == list(range(8))
 
 
-def test_an_experiment_that_raises_on_figures_and_texts(untouched: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_experiment_that_raises_on_figures_and_texts(
+    untouched: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(*args: Any, **kwargs: Any) -> None:
         raise RuntimeError("no pictures today")
 
@@ -84,7 +91,9 @@ def test_a_log_directory_that_cannot_be_written(untouched: str, tmp_path: Path) 
     assert [step for step, row in rows.our_rows() if "hessian/largest_eigenvalue" in row] == list(range(8))
 
 
-def test_records_before_the_disk_is_full_are_kept(untouched: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_before_the_disk_is_full_are_kept(
+    untouched: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     disk = CSVLogger(tmp_path, name="kept")
     monitor = HessianEigenvalueMonitor(**EVERY_STEP)
     real, count = Coordinator.log, [0]

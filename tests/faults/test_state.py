@@ -140,7 +140,12 @@ def run_of(module: type[HardModule], callbacks: list[Any]) -> tuple[str, RowLogg
     rows, trained = RowLogger(), module()
     options: dict[str, Any] = {"max_epochs": 1, "accelerator": "cpu", "devices": 1, "enable_checkpointing": False}
     trainer = pl.Trainer(
-        callbacks=callbacks, logger=rows, enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1, **options
+        callbacks=callbacks,
+        logger=rows,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+        **options,
     )
     trainer.fit(trained, *loaders())
     return state_of(trainer, trained), rows
@@ -152,7 +157,9 @@ def test_loss_without_use(module: type[HardModule]) -> None:
     untouched, _ = run_of(module, [])
     watched, rows = run_of(module, monitors())
     assert watched == untouched
-    values = {step: row["hessian/largest_eigenvalue"] for step, row in rows.our_rows() if "hessian/largest_eigenvalue" in row}
+    values = {
+        step: row["hessian/largest_eigenvalue"] for step, row in rows.our_rows() if "hessian/largest_eigenvalue" in row
+    }
     assert sorted(values) == list(range(8))
     assert values[1] > 0.0
     if module is Flat:
