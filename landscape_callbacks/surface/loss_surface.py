@@ -106,7 +106,11 @@ class LossSurface:
 
     @classmethod
     def from_graph(
-        cls, loss: Tensor, parameters: Iterable[Tensor] | Iterable[tuple[str, Tensor]], *, average: Average | None = None
+        cls,
+        loss: Tensor,
+        parameters: Iterable[Tensor] | Iterable[tuple[str, Tensor]] | ParameterSpace,
+        *,
+        average: Average | None = None,
     ) -> LossSurface:
         """A surface on a loss whose graph is alive already, as inside a training step before its backward.
 

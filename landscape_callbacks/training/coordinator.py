@@ -280,9 +280,9 @@ class Coordinator:
             for tag, text in report.texts.items():
                 log_text(trainer, tag, text, step)
         with self._logging("records", trainer, step):
-            writer = self._writer
-            for record in report.records if writer is not None else ():
-                writer.write(record)
+            if self._writer is not None:
+                for record in report.records:
+                    self._writer.write(record)
         started = time.perf_counter()
         with self._logging("figures", trainer, step):
             for tag, drawing in report.drawings.items():
