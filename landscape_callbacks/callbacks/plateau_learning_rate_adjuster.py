@@ -38,8 +38,9 @@ class PlateauLearningRateAdjuster(LossWatchingMonitor):
     ``ReduceLROnPlateau`` cuts when the loss has not improved for a while, which is what every noisy or slow phase looks
     like. This callback cuts only where the *upper* confidence bound of the decrease is too small to wait for.
 
-    With ``policy="trend"`` that is all: one statistical test on the loss. With ``policy="diagnose"`` a plateau, a rise
-    of the loss, or a long time without either has the loss surface probed on recent batches, and the verdict decides:
+    With ``policy="trend"`` that is all: one statistical test on the loss. It takes a saddle for a noise floor, where a
+    cut makes matters worse. With ``policy="diagnose"`` a plateau, a rise of the loss, or a long time without either has
+    the loss surface probed on recent batches, and the verdict decides:
 
     ==============================  ==================================================================================
     verdict                         what happens

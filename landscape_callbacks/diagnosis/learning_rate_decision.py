@@ -133,15 +133,17 @@ def _raise_toward_limit(policy: LearningRatePolicy, state: PolicyState, evidence
         return _hold(f"{name}, but the largest stable learning rate of this optimizer is not known.")
     if rate <= 0.0:
         return _hold(f"{name}, but the schedule holds the learning rate at zero now.")
+    # A schedule is scaled as a whole: during a warm-up or before a restart, its peak is what has to stay stable.
+    peak = max(evidence.peak_learning_rates or evidence.learning_rates)
+    returns = f" (the schedule goes to {peak:.3g})" if peak > rate else ""
     bounds = {
-        f"{policy.stable_share:g} of the largest stable rate {limit:.3g}": policy.stable_share * limit / rate,
+        f"{policy.stable_share:g} of the largest stable rate {limit:.3g}{returns}": policy.stable_share * limit / peak,
         # Steps that do not show are no measure of a cautious raise; elsewhere the surface changes with the rate.
         f"a factor {policy.max_raise:g} a raise": math.inf if verdict == "step too small" else policy.max_raise,
         "the height at which an earlier raise had to be reverted": state.ceiling / state.scale,
     }
     if policy.max_lr is not None:
-        peak = max(evidence.peak_learning_rates or evidence.learning_rates)
-        bounds[f"max_lr {policy.max_lr:.3g}"] = policy.max_lr / peak
+        bounds[f"max_lr {policy.max_lr:.3g}{returns}"] = policy.max_lr / peak
     bound = min(bounds, key=lambda text: bounds[text])
     factor = bounds[bound]
     if factor < policy.min_raise:

@@ -107,6 +107,21 @@ def test_a_rate_too_small_to_show_is_raised_at_once(tmp_path):
     assert losses.losses[-1] < 1e-6
 
 
+def test_a_warm_up_is_not_taken_for_steps_too_small(tmp_path):
+    class WarmUp(_Problem):
+        def configure_optimizers(self):
+            optimizer = super().configure_optimizers()
+            schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1e-9 if step < 150 else 1.0)
+            return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+    adjuster, losses = _adjuster(full_batch=True), _Losses()
+    _fit(WarmUp(_quadratic, [1.0, 1.0], lr=1.0), [adjuster, losses], tmp_path, steps=300)
+    assert adjuster.probe_cost > 0.0
+    assert adjuster.history == []
+    assert losses.rates[-1] == 1.0
+    assert losses.losses[-1] < 1e-6
+
+
 def test_a_rate_above_the_limit_is_cut_below_it_before_the_run_is_lost(tmp_path):
     adjuster, losses = _adjuster(full_batch=True), _Losses()
     spectrum = torch.tensor([1.0, 0.1], dtype=torch.float64)

@@ -71,7 +71,8 @@ def test_a_raise_goes_to_its_share_of_the_stable_limit(verdict):
         ({"max_raise": 3.0}, {"largest_stable_rate": 1.0}, 3.0, "a factor 3 a raise"),
         ({}, {"largest_stable_rate": math.inf}, 10.0, "a factor 10 a raise"),
         ({"max_lr": 0.2}, {"largest_stable_rate": 1.0}, 2.0, "max_lr 0.2"),
-        ({"max_lr": 0.6}, {"largest_stable_rate": 1.0, "peak_learning_rates": (0.3,)}, 2.0, "max_lr 0.6"),
+        ({"max_lr": 0.6}, {"largest_stable_rate": 9.0, "peak_learning_rates": (0.3,)}, 2.0, "max_lr 0.6"),
+        ({}, {"largest_stable_rate": 1.0, "peak_learning_rates": (0.25,)}, 2.0, "the schedule goes to 0.25"),
     ],
 )
 def test_raises_are_bounded(settings, known, factor, bound):
@@ -84,6 +85,7 @@ def test_raises_are_bounded(settings, known, factor, bound):
     ("known", "said"),
     [
         ({"largest_stable_rate": 0.22}, "close to its bound"),
+        ({"largest_stable_rate": 1.0, "peak_learning_rates": (0.5,)}, "the schedule goes to 0.5"),
         ({"largest_stable_rate": None}, "not known"),
         ({"largest_stable_rate": math.nan}, "not known"),
         ({"largest_stable_rate": 1.0, "rates": (0.0,)}, "at zero"),
