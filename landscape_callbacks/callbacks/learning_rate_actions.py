@@ -59,7 +59,7 @@ def carry_out(trainer: Any, decision: PolicyDecision, *, scale: float, sentence:
 
 
 def other_controllers(trainer: Any) -> list[str]:
-    """Sentences about schedulers that steer the learning rate by plateaus too, or that cannot be followed."""
+    """Sentences about what else steers the learning rate and does not go with the adjuster."""
     schedulers = _schedulers(trainer)
     sentences = []
     if any(plateau_schedulers(optimizer, schedulers) for optimizer in trainer.optimizers):
@@ -72,6 +72,8 @@ def other_controllers(trainer: Any) -> list[str]:
             f"{', '.join(unknown)} is no torch LRScheduler. If it computes the learning rate from numbers of its own, "
             "it will undo what is done here."
         )
+    if any(type(callback).__name__ == "StochasticWeightAveraging" for callback in trainer.callbacks):
+        sentences.append("StochasticWeightAveraging goes to its own swa_lrs once it starts, whatever was done before.")
     return sentences
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging
 from torch.optim import lr_scheduler as schedules
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -313,6 +313,9 @@ def test_a_second_controller_is_pointed_out(tmp_path):
             steps=10,
             callbacks=[PlateauLearningRateAdjuster(policy="trend", monitor="x")],
         )
+    averaging = StochasticWeightAveraging(swa_lrs=0.01)
+    with pytest.warns(UserWarning, match="StochasticWeightAveraging goes to its own swa_lrs"):
+        _fit(_Scripted([1.0] * 60), _adjuster(), tmp_path, steps=5, callbacks=[averaging], max_epochs=5)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*PlateauLearningRateAdjuster.*")
         _fit(_Scripted([1.0] * 60), PlateauLearningRateAdjuster(policy="trend"), tmp_path, steps=10)
