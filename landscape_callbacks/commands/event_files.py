@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from landscape_callbacks.tensorboard_plugin.data import PLUGIN_NAME
+from landscape_callbacks.tensorboard_plugin.event_reader import PLUGIN_NAME
 
 EVENT_FILES = "*tfevents*"
 
@@ -20,14 +20,14 @@ _LENGTH = struct.Struct("<Q")
 
 def read_events(folder: Path) -> Iterator[Any]:
     """The events of all event files of a folder, file by file in the order of their names."""
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from tensorboard.compat.proto.event_pb2 import Event
 
     for path in sorted(folder.glob(EVENT_FILES)):
         for content in _records(path):
             try:
                 yield Event.FromString(content)
-            except DecodeError:
+            except Exception:
+                # Protobuf's DecodeError: the rest of a damaged file cannot be told from noise.
                 break
 
 

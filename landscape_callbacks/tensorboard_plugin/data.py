@@ -1,29 +1,25 @@
-"""Read landscape records through TensorBoard's data provider.
+"""The series of landscape records that a run holds: what one monitor wrote under one name, as the gradient's slices.
 
-A series is what one monitor wrote under one name, such as the slices along the gradient. Its records lie in blocks, one
-a tag (see :mod:`landscape_callbacks.training.record_writer`). Reading a block is what costs time, so the steps and
-sizes of a block are remembered until the block changes, and a long series is answered by evenly spaced records plus the
-steps of all: the front end fetches the record of a step that it lacks when a person goes there.
+A long series is answered by evenly spaced records and the steps of all; the front end fetches the record of a step that
+it lacks when a person goes there. The steps and sizes of a block are remembered until the block changes. Before a long
+series has been read once, a preview shows one record of some blocks, which is known from the listing.
 """
 
 from __future__ import annotations
 
 import itertools
-import logging
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tensorboard.data.provider import DataProvider, RunTagFilter
+from tensorboard.data.provider import DataProvider
 
-PLUGIN_NAME = "landscape"
-EVENTS_PER_TAG = 1000
-TAGS_PER_REQUEST = 64
+from landscape_callbacks.tensorboard_plugin.event_reader import UNREADABLE, BlockTag, EventReader, Place
+
+__all__ = ["LandscapeData", "Place", "SeriesPart", "SeriesSummary", "UnknownSeriesError"]
+
 BYTES_KEPT_WHILE_SCANNING = 32_000_000
-UNREADABLE = b"null"
-
-logger = logging.getLogger(__name__)
 
 
 class UnknownSeriesError(LookupError):
@@ -58,18 +54,21 @@ class SeriesPart:
         steps: Steps of the records from there on, in the order in which they were written.
         positions: Positions in the series of the records in ``lines``.
         lines: Records as JSON, one each; ``null`` for an event that is not text.
+        preview: Whether the steps are those of the last record of each block only.
     """
 
     first: int
     steps: list[int]
     positions: list[int]
     lines: list[bytes]
+    preview: bool = False
 
 
 @dataclass(frozen=True)
-class _Block:
-    tag: str
-    signature: tuple[int, float]
+class _ReadBlock:
+    """What is remembered of a block that was read."""
+
+    seen: BlockTag
     steps: tuple[int, ...]
     sizes: tuple[int, ...]
 
@@ -78,24 +77,19 @@ class LandscapeData:
     """The records of all runs that a data provider knows. Safe to use from several threads."""
 
     def __init__(self, provider: DataProvider) -> None:
-        self._provider = provider
-        self._blocks: dict[tuple[str, str, str], _Block] = {}
+        self._reader = EventReader(provider)
+        self._known: dict[tuple[str, str, str], _ReadBlock] = {}
         self._lock = threading.Lock()
 
     def runs(self, context: Any, experiment: str) -> dict[str, list[SeriesSummary]]:
         """The series of each run that holds landscape data."""
-        listing = self._provider.list_tensors(context, experiment_id=experiment, plugin_name=PLUGIN_NAME)
-        return {run: list(_summaries(tags)) for run, tags in listing.items()}
+        return {run: list(_summaries(blocks)) for run, blocks in self._reader.blocks(context, experiment).items()}
 
-    def records(
-        self, context: Any, experiment: str, run: str, kind: str, name: str, *, first: int = 0, budget: int = 4_000_000
-    ) -> SeriesPart:
+    def records(self, place: Place, kind: str, name: str, *, first: int = 0, budget: int = 4_000_000) -> SeriesPart:
         """Records of a series.
 
         Args:
-            context: Request context of TensorBoard.
-            experiment: Experiment id of TensorBoard.
-            run: Name of the run.
+            place: The run.
             kind: Kind of the series.
             name: Name of the series.
             first: Position to begin at: the number of records that the caller has. When the series has become shorter
@@ -105,68 +99,76 @@ class LandscapeData:
         Raises:
             UnknownSeriesError: When there is no such series.
         """
-        blocks, fresh = self._scan(context, experiment, run, kind, name)
+        blocks, fresh = self._scan(place, kind, name)
         steps = [step for block in blocks for step in block.steps]
         sizes = [size for block in blocks for size in block.sizes]
         first = first if 0 <= first <= len(steps) else 0
-        positions = _evenly(range(first, len(steps)), sizes, budget)
-        lines = self._lines(context, experiment, run, blocks, positions, fresh)
-        return SeriesPart(first, steps[first:], positions, lines)
+        positions = range(first, len(steps))
+        total = sum(sizes[position] for position in positions)
+        chosen = _backwards(positions, 1 if total <= budget else -(-total // max(budget, 1)))
+        return SeriesPart(first, steps[first:], chosen, self._lines(place, blocks, chosen, fresh))
 
-    def record(self, context: Any, experiment: str, run: str, kind: str, name: str, position: int) -> bytes:
+    def preview(self, place: Place, kind: str, name: str, *, budget: int = 4_000_000) -> SeriesPart:
+        """The last record of evenly spaced blocks, the last one among them: an eighth of the reading or less.
+
+        Raises:
+            UnknownSeriesError: When there is no such series.
+        """
+        blocks = self._blocks(place, kind, name)
+        ((_, last),) = self._reader.read(place, [blocks[-1].tag], last_only=True)
+        size = len(last[0][1]) if last else 0
+        chosen = _backwards(range(len(blocks)), -(-len(blocks) * size // max(budget, 1)) or 1)
+        events = dict(self._reader.read(place, [blocks[position].tag for position in chosen], last_only=True))
+        lines = [events[blocks[position].tag] for position in chosen]
+        texts = [line[-1][1] if line else UNREADABLE for line in lines]
+        return SeriesPart(0, [block.last_step for block in blocks], chosen, texts, preview=True)
+
+    def record(self, place: Place, kind: str, name: str, position: int) -> bytes:
         """One record of a series as JSON.
 
         Raises:
             UnknownSeriesError: When there is no such series, or it has fewer records.
         """
-        blocks, fresh = self._scan(context, experiment, run, kind, name)
+        blocks, fresh = self._scan(place, kind, name)
         if not 0 <= position < sum(len(block.steps) for block in blocks):
             raise UnknownSeriesError(f"The series {kind}/{name} of this run has no record {position}.")
-        return self._lines(context, experiment, run, blocks, [position], fresh)[0]
+        return self._lines(place, blocks, [position], fresh)[0]
 
-    def _scan(
-        self, context: Any, experiment: str, run: str, kind: str, name: str
-    ) -> tuple[list[_Block], dict[str, list[bytes]]]:
-        """The blocks of a series in order, and the lines of those that had to be read (dropped when they are many)."""
-        listing = self._provider.list_tensors(
-            context, experiment_id=experiment, plugin_name=PLUGIN_NAME, run_tag_filter=RunTagFilter(runs=[run])
-        )
-        if run not in listing:
+    def _blocks(self, place: Place, kind: str, name: str) -> list[BlockTag]:
+        listing = self._reader.blocks(place.context, place.experiment, place.run)
+        if place.run not in listing:
             raise UnknownSeriesError("TensorBoard knows no run of this name with landscape data. Was it removed?")
-        numbers = {tag: parts[2] for tag in listing[run] if (parts := _parse(tag)) and parts[:2] == (kind, name)}
-        signatures = {tag: (listing[run][tag].max_step, listing[run][tag].max_wall_time) for tag in numbers}
-        if not signatures:
+        blocks = [block for block in listing[place.run] if (block.kind, block.name) == (kind, name)]
+        if not blocks:
             raise UnknownSeriesError(f"This run has no series {kind}/{name}.")
+        return blocks
+
+    def _scan(self, place: Place, kind: str, name: str) -> tuple[list[_ReadBlock], dict[str, list[bytes]]]:
+        """The blocks of a series, and the lines of those that had to be read (dropped when they are many)."""
+        blocks = self._blocks(place, kind, name)
         with self._lock:
-            known = {tag: self._blocks.get((experiment, run, tag)) for tag in signatures}
-        stale = [tag for tag, block in known.items() if block is None or block.signature != signatures[tag]]
+            known = {block.tag: self._known.get((place.experiment, place.run, block.tag)) for block in blocks}
+        stale = {block.tag: block for block in blocks if (read := known[block.tag]) is None or read.seen != block}
         fresh: dict[str, list[bytes]] = {}
         kept = 0
-        for tag, events in self._read(context, experiment, run, stale):
+        for tag, events in self._reader.read(place, list(stale)):
             lines = [line for _, line in events]
-            sizes = tuple(map(len, lines))
-            known[tag] = _Block(tag, signatures[tag], tuple(step for step, _ in events), sizes)
-            kept += sum(sizes)
+            known[tag] = _ReadBlock(stale[tag], tuple(step for step, _ in events), tuple(map(len, lines)))
+            kept += sum(map(len, lines))
             if kept <= BYTES_KEPT_WHILE_SCANNING:
                 fresh[tag] = lines
-        blocks = sorted((block for block in known.values() if block), key=lambda block: numbers[block.tag])
+        read_blocks = [read for block in blocks if (read := known[block.tag]) is not None]
         with self._lock:
-            self._blocks.update({(experiment, run, block.tag): block for block in blocks})
-        return blocks, fresh
+            self._known.update({(place.experiment, place.run, read.seen.tag): read for read in read_blocks})
+        return read_blocks, fresh
 
     def _lines(
-        self,
-        context: Any,
-        experiment: str,
-        run: str,
-        blocks: Sequence[_Block],
-        positions: Sequence[int],
-        fresh: dict[str, list[bytes]],
+        self, place: Place, blocks: Sequence[_ReadBlock], positions: Sequence[int], fresh: dict[str, list[bytes]]
     ) -> list[bytes]:
-        places = [(block.tag, index) for block in blocks for index in range(len(block.steps))]
+        places = [(block.seen.tag, index) for block in blocks for index in range(len(block.steps))]
         wanted = dict.fromkeys(places[position][0] for position in positions)
         lines = dict(fresh)
-        for tag, events in self._read(context, experiment, run, [tag for tag in wanted if tag not in fresh]):
+        for tag, events in self._reader.read(place, [tag for tag in wanted if tag not in fresh]):
             lines[tag] = [line for _, line in events]
         answer = []
         for position in positions:
@@ -174,75 +176,14 @@ class LandscapeData:
             answer.append(lines[tag][index] if index < len(lines.get(tag, ())) else UNREADABLE)
         return answer
 
-    def _read(
-        self, context: Any, experiment: str, run: str, tags: Sequence[str]
-    ) -> Iterator[tuple[str, list[tuple[int, bytes]]]]:
-        """(tag, [(step, line)]) of each tag, a few tags a request. A tag that cannot be read has no events."""
 
-        def request(some: Sequence[str]) -> dict[str, Any]:
-            answer = self._provider.read_tensors(
-                context,
-                experiment_id=experiment,
-                plugin_name=PLUGIN_NAME,
-                downsample=EVENTS_PER_TAG,
-                run_tag_filter=RunTagFilter(runs=[run], tags=list(some)),
-            )
-            return dict(answer.get(run, {}))
-
-        for start in range(0, len(tags), TAGS_PER_REQUEST):
-            some = tags[start : start + TAGS_PER_REQUEST]
-            try:
-                answer = request(some)
-            except Exception:
-                # One tensor that is no tensor must not hide the others.
-                answer = {}
-                for tag in some:
-                    try:
-                        answer.update(request([tag]))
-                    except Exception:
-                        logger.warning("A landscape tag of run %r cannot be read: %r", run, tag, exc_info=True)
-            for tag in some:
-                yield tag, [(datum.step, _line(datum.numpy)) for datum in answer.get(tag, ())]
-
-
-def _summaries(tags: dict[str, Any]) -> Iterator[SeriesSummary]:
-    parsed = sorted((parts, series) for tag, series in tags.items() if (parts := _parse(tag)))
-    for (kind, name), group in itertools.groupby(parsed, key=lambda entry: entry[0][:2]):
-        series = [entry[1] for entry in group]
-        yield SeriesSummary(
-            kind,
-            name,
-            len(series),
-            max(entry.max_step for entry in series),
-            max(entry.max_wall_time for entry in series),
-        )
-
-
-def _parse(tag: str) -> tuple[str, str, int] | None:
-    """(kind, name, block) of a tag, ``None`` for one that the record writer did not write; names may hold slashes."""
-    kind, _, rest = tag.partition("/")
-    name, slash, block = rest.rpartition("/")
-    return (kind, name, int(block)) if slash and block.isascii() and block.isdigit() else None
-
-
-def _line(tensor: Any) -> bytes:
-    """The text of an event on one line."""
-    try:
-        value = tensor.item()
-        text = value.decode("utf-8") if isinstance(value, bytes) else value
-        return text.encode("utf-8") if isinstance(text, str) and "\n" not in text else UNREADABLE
-    except (ValueError, AttributeError):
-        return UNREADABLE
-
-
-def _evenly(positions: range, sizes: Sequence[int], budget: int) -> list[int]:
-    """Evenly spaced positions, the last one among them, whose sizes add up to about the budget at most."""
-    if not positions:
-        return []
-    total = sum(sizes[position] for position in positions)
-    stride = 1 if total <= budget else -(-total // max(budget, 1))
-    return _backwards(positions, stride)
+def _summaries(blocks: Sequence[BlockTag]) -> Iterator[SeriesSummary]:
+    for (kind, name), group in itertools.groupby(blocks, key=lambda block: (block.kind, block.name)):
+        own = list(group)
+        last_step, last_time = max(block.last_step for block in own), max(block.last_time for block in own)
+        yield SeriesSummary(kind, name, len(own), last_step, last_time)
 
 
 def _backwards(positions: Iterable[int], stride: int) -> list[int]:
+    """Every so many positions, the last one among them."""
     return list(positions)[::-1][::stride][::-1]

@@ -14,7 +14,8 @@ from tensorboard.backend import http_util
 from tensorboard.plugins import base_plugin
 from werkzeug import Request, Response
 
-from landscape_callbacks.tensorboard_plugin.data import PLUGIN_NAME, LandscapeData, SeriesPart, UnknownSeriesError
+from landscape_callbacks.tensorboard_plugin.data import LandscapeData, Place, SeriesPart, UnknownSeriesError
+from landscape_callbacks.tensorboard_plugin.event_reader import PLUGIN_NAME
 from landscape_callbacks.tensorboard_plugin.metrics import read_metrics
 
 STATIC_FOLDER = Path(__file__).parent / "static"
@@ -62,15 +63,16 @@ class LandscapePlugin(base_plugin.TBPlugin):
         return json.dumps({"runs": content}).encode("ascii"), "application/json"
 
     def _records(self, data: LandscapeData, request: Request, context: Any, experiment: str) -> tuple[bytes, str]:
-        run, kind, name = (_argument(request, key) for key in ("run", "kind", "name"))
+        place, kind, name = _series(request, context, experiment)
         budget = min(_number(request, "budget", 4_000_000), MAX_BUDGET)
-        part = data.records(context, experiment, run, kind, name, first=_number(request, "first", 0), budget=budget)
+        if request.args.get("preview"):
+            return encode_part(data.preview(place, kind, name, budget=budget)), "application/x-ndjson"
+        part = data.records(place, kind, name, first=_number(request, "first", 0), budget=budget)
         return encode_part(part), "application/x-ndjson"
 
     def _record(self, data: LandscapeData, request: Request, context: Any, experiment: str) -> tuple[bytes, str]:
-        run, kind, name = (_argument(request, key) for key in ("run", "kind", "name"))
-        line = data.record(context, experiment, run, kind, name, _number(request, "position", 0))
-        return line, "application/x-ndjson"
+        place, kind, name = _series(request, context, experiment)
+        return data.record(place, kind, name, _number(request, "position", 0)), "application/x-ndjson"
 
     def _metrics(self, data: LandscapeData, request: Request, context: Any, experiment: str) -> tuple[bytes, str]:
         tags = request.args.getlist("tag")[:MAX_TAGS]
@@ -108,8 +110,13 @@ class LandscapePlugin(base_plugin.TBPlugin):
 
 def encode_part(part: SeriesPart) -> bytes:
     """A header line, then one record a line."""
-    header = {"first": part.first, "steps": part.steps, "positions": part.positions}
+    header = {"first": part.first, "steps": part.steps, "positions": part.positions, "preview": part.preview}
     return b"\n".join([json.dumps(header, separators=(",", ":")).encode("ascii"), *part.lines])
+
+
+def _series(request: Request, context: Any, experiment: str) -> tuple[Place, str, str]:
+    run, kind, name = (_argument(request, key) for key in ("run", "kind", "name"))
+    return Place(context, experiment, run), kind, name
 
 
 def _file_route(path: Path) -> WsgiApp:

@@ -35,7 +35,8 @@ def test_a_thousand_steps_are_all_there(event_folder: Path, load_fast: str) -> N
         wait_for_runs(address, 1, steps=3 * (STEPS - 1))
         query = {"run": "run", "kind": "slice", "name": "gradient"}
         header, lines = parts(ask(address, "records", **query)[2])
-        assert header == {"first": 0, "steps": list(range(0, 3 * STEPS, 3)), "positions": list(range(STEPS))}
+        every = {"first": 0, "steps": list(range(0, 3 * STEPS, 3)), "positions": list(range(STEPS)), "preview": False}
+        assert header == every
         assert [decode(line).arrays["loss"].item() for line in lines] == list(range(STEPS))
         # Thinned: the last record and the steps of all; each of the others on request.
         header, lines = parts(ask(address, "records", **query, budget=2000)[2])
@@ -44,6 +45,13 @@ def test_a_thousand_steps_are_all_there(event_folder: Path, load_fast: str) -> N
         assert 10 < len(lines) < 25
         assert [decode(line).step for line in lines] == [3 * position for position in header["positions"]]
         assert decode(ask(address, "record", **query, position=567)[2]).step == 3 * 567
+        # One record of each block.
+        header, lines = parts(ask(address, "records", **query, preview=1, budget=2000)[2])
+        assert header["steps"] == [3 * step for step in range(7, STEPS, 8)]
+        assert header["positions"][-1] == STEPS / 8 - 1
+        assert 10 < len(lines) < 25
+        assert [decode(line).step for line in lines] == [header["steps"][position] for position in header["positions"]]
+        assert header["preview"]
         # Only what is new.
         header, lines = parts(ask(address, "records", **query, first=STEPS - 2)[2])
         assert (header["steps"], header["positions"]) == ([2994, 2997], [998, 999])

@@ -139,6 +139,7 @@ def test_a_click_on_a_plot_over_training_chooses_its_step(tab: Tab) -> None:
     )
 
 
+@pytest.mark.slow
 def test_playing_goes_through_the_run_and_stops_at_its_end(tab: Tab) -> None:
     tab.frame.get_by_label("Pace").select_option("slow")
     tab.frame.get_by_label("Play").click()
@@ -373,6 +374,7 @@ def test_an_empty_section_names_the_monitor_to_add(open_page: OpenPage, event_fo
         assert tab.number("Hessian eigenvalues", "largest") == 3.0
 
 
+@pytest.mark.slow
 def test_without_any_run_the_page_says_how_to_begin(open_page: OpenPage, event_folder: Path) -> None:
     """Also under a path prefix, where all addresses have to be relative."""
     event_folder.mkdir()
@@ -406,6 +408,7 @@ def test_a_record_that_was_thinned_out_is_fetched_when_it_is_looked_at(open_page
             value.filter(has_text=re.compile(f"^{step}$")).wait_for()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("load_fast", ["true", "false"])
 def test_a_run_is_followed_while_it_trains(open_page: OpenPage, event_folder: Path, load_fast: str) -> None:
     """1,000 steps are all on the slider; those that come later appear by themselves."""
@@ -434,6 +437,7 @@ def test_a_run_is_followed_while_it_trains(open_page: OpenPage, event_folder: Pa
     summary_writer.close()
 
 
+@pytest.mark.slow
 def test_a_stopped_tensorboard_is_said(open_page: OpenPage, event_folder: Path) -> None:
     summary_writer = SummaryWriter(str(event_folder / "run"))
     with RecordWriter(None, [summary_writer]) as writer:

@@ -65,15 +65,16 @@ export async function start(host, source) {
   return model;
 }
 
-/** Asks for what is new while the page is looked at. */
+/** Asks for what is new while the page is looked at; a server that takes long is asked less often. */
 function keepUp(model) {
-  let running = false;
+  let timer = null;
   const refresh = async () => {
-    if (running || document.hidden) return;
-    running = true;
-    await model.refresh();
-    running = false;
+    clearTimeout(timer);
+    const started = performance.now();
+    if (!document.hidden) await model.refresh();
+    clearTimeout(timer);
+    timer = setTimeout(refresh, Math.max(POLL_MS, 10 * (performance.now() - started)));
   };
-  setInterval(refresh, POLL_MS);
+  timer = setTimeout(refresh, POLL_MS);
   document.addEventListener("visibilitychange", refresh);
 }

@@ -8,14 +8,17 @@ import { metricOf, usualMetrics } from "./data/metric.js";
 const RUN_COLORS = ["--run-0", "--run-1", "--run-2", "--run-3", "--run-4", "--run-5", "--run-6", "--run-7"];
 const SELECTED_AT_FIRST = 3;
 const REQUESTS_AT_ONCE = 4;
-const LOAD_ORDER = ["verdict", "action", "eigenvalues", "slice", "gradient", "density", "plane"];
+const LOAD_ORDER = ["verdict", "action", "eigenvalues", "slice", "density", "plane"];
+// Blocks of 8 records from which on a series is previewed.
+const LONG_SERIES = 64;
 // Bytes of records to load at once. A plane is large and looked at one step at a time.
 const BUDGET = new Map([
   ["plane", 0],
   ["verdict", 8e6],
   ["eigenvalues", 8e6],
+  ["density", 2e6],
 ]);
-const DEFAULT_BUDGET = 2e6;
+const DEFAULT_BUDGET = 1e6;
 
 export class Model {
   constructor(source) {
@@ -64,8 +67,7 @@ export class Model {
     this.takeRuns(answer);
     this.loaded = true;
     this.changed();
-    await Promise.all(this.selected().map((run) => this.loadRun(run)));
-    await Promise.all(this.selected().map((run) => this.loadMetrics(run)));
+    await Promise.all(this.selected().flatMap((run) => [this.loadMetrics(run), this.loadRun(run)]));
   }
 
   takeRuns(answer) {
@@ -110,22 +112,26 @@ export class Model {
     });
     const rank = ({ kind }) => (LOAD_ORDER.includes(kind) ? LOAD_ORDER.indexOf(kind) : LOAD_ORDER.length);
     changed.sort((a, b) => rank(a) - rank(b));
-    await inParallel(changed, REQUESTS_AT_ONCE, (summary) => this.loadSeries(run, summary));
+    const long = this.source.live ? changed.filter((summary) => this.isLong(run, summary)) : [];
+    await inParallel(long, REQUESTS_AT_ONCE, (summary) => this.loadSeries(run, summary, true));
+    await inParallel(changed, REQUESTS_AT_ONCE, (summary) => this.loadSeries(run, summary, false));
   }
 
-  async loadSeries(run, { kind, name, last_time: lastTime }) {
+  /** A long series that is not known yet is previewed first. */
+  isLong(run, { kind, name, blocks }) {
+    return blocks > LONG_SERIES && !run.series.has(`${kind}/${name}`);
+  }
+
+  async loadSeries(run, { kind, name, last_time: lastTime }, preview) {
     const key = `${kind}/${name}`;
+    const budget = BUDGET.get(kind) ?? DEFAULT_BUDGET;
     const series = run.series.get(key) ?? new Series(run.name, kind, name);
     try {
-      const part = await this.source.records(
-        run.name,
-        kind,
-        name,
-        series.steps.length,
-        BUDGET.get(kind) ?? DEFAULT_BUDGET,
-      );
+      const part = preview
+        ? await this.source.preview(run.name, kind, name, budget)
+        : await this.source.records(run.name, kind, name, series.isPreview ? 0 : series.steps.length, budget);
       series.extend(part);
-      series.lastTime = lastTime;
+      series.lastTime = preview ? null : lastTime;
       run.series.set(key, series);
       run.problem = null;
     } catch (error) {
@@ -229,8 +235,8 @@ export class Model {
     const index = series.indexAt(step);
     if (index < 0) return null;
     const position = series.live[index];
-    if (series.records.has(position)) return series.loadedAt(index);
-    this.queue.want(series, position);
+    // Positions of a preview count blocks, not records.
+    if (!series.records.has(position) && !series.isPreview) this.queue.want(series, position);
     return series.loadedAt(index);
   }
 

@@ -23,6 +23,7 @@ export function decodeRecord(line) {
 
 /** Little-endian float64 from base64. */
 function decodeFloats(base64) {
+  if (Uint8Array.fromBase64) return new Float64Array(Uint8Array.fromBase64(base64).buffer);
   const text = atob(base64);
   const bytes = new Uint8Array(text.length);
   for (let index = 0; index < text.length; index += 1) bytes[index] = text.charCodeAt(index);

@@ -15,13 +15,15 @@ export class Series {
     this.records = new Map();
     this.broken = 0;
     this.live = [];
+    this.isPreview = false;
     this.version = (this.version ?? 0) + 1;
     this.sorted = null;
   }
 
   /** Takes in an answer of the source: the steps from `first` on, and the records at some positions. */
-  extend({ first, steps, positions, lines }) {
-    if (first !== this.steps.length) this.clear();
+  extend({ first, steps, positions, lines, preview = false }) {
+    if (first !== this.steps.length || this.isPreview) this.clear();
+    this.isPreview = preview;
     for (const step of steps) this.append(step);
     positions.forEach((position, index) => this.put(position, lines[index]));
     this.version += 1;
