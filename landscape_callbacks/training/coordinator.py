@@ -194,7 +194,9 @@ class Coordinator:
             and not couples_samples(pl_module, settings.eval_mode)
             and split_batch(batch, samples_in(batch), 2 * self._economy_of(settings).microbatches) is not None
         )
-        self._economy[settings] = self._economy_of(settings).next(can_split)
+        # Ranks may hold batches of unequal size; all split, or none.
+        (cannot,) = largest_of_ranks(trainer, [float(not can_split)])
+        self._economy[settings] = self._economy_of(settings).next(not cannot)
         rank_zero_info(f"After running out of memory in a measurement: {self._economy[settings].describe()}.")
 
     @contextmanager

@@ -329,7 +329,8 @@ def _in_microbatches(
         raise NotSplittableError(f"A batch of {samples_in(seen.batch)} samples cannot be split into {parts}.")
     closures = [replay.closure(batch, seen.index) for batch, _ in pieces]
     surface = MicrobatchedSurface(closures, [samples for _, samples in pieces], space, **options)
-    whole, mean = float(LossSurface(replay.closure(seen.batch, seen.index), space).loss()), float(surface.loss())
+    whole_batch = LossSurface(replay.closure(seen.batch, seen.index), space, average=options["average"])
+    whole, mean = float(whole_batch.loss()), float(surface.loss())
     if abs(whole - mean) > _SPLIT_TOLERANCE * abs(whole):
         raise NotSplittableError(
             f"The loss of the batch ({whole:.4g}) is not the mean of the losses of its {parts} parts ({mean:.4g})."

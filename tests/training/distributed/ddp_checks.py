@@ -265,6 +265,28 @@ def failing_loss() -> Any:
     return {"untouched": same_bits(reference, run), "failed": own.coordinator.failed, "rows": run["metrics"]}
 
 
+class _SmallMemory(Module):
+    """Runs out of memory on rank 1 whenever more than 4 samples are differentiated beside training."""
+
+    def own_loss(self, batch: Any) -> torch.Tensor:
+        if RANK == 1 and len(batch[0]) > 4 and torch.is_grad_enabled():
+            raise torch.OutOfMemoryError("on purpose")
+        return torch.nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+
+def out_of_memory() -> Any:
+    reference = fit([], Module(), ranks=2, max_epochs=3)
+    own = HessianEigenvalueMonitor(
+        every_n_steps=1,
+        max_overhead=None,
+        smallest=0,
+        tolerance=1e-6,
+        loss_fn=lambda module, batch: module.own_loss(batch),
+    )
+    run = fit([own], _SmallMemory(), ranks=2, max_epochs=3)
+    return {"untouched": same_bits(reference, run), "rows": run["rows"], "failed": own.coordinator.failed}
+
+
 class _BadLogger(RowLogger):
     def log_metrics(self, metrics: Any, step: Any = None) -> None:
         if RANK == 0 and any(tag.startswith("hessian/") for tag in metrics):
@@ -318,6 +340,7 @@ CHECKS = (
     uneven_batches,
     failing_rank,
     failing_loss,
+    out_of_memory,
     failing_logger,
     failing_gradient_norm,
 )

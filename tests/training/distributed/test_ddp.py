@@ -146,6 +146,20 @@ def test_a_loss_that_fails_on_one_rank_costs_one_line(ranks: list[dict[str, Any]
         assert math.isfinite(found["rows"]["slice/gradient/curvature"]), "measured again at the next step"
 
 
+def test_memory_that_runs_out_on_one_rank_makes_all_of_them_split_their_batches(ranks: list[dict[str, Any]]) -> None:
+    own = HessianEigenvalueMonitor(every_n_steps=1, max_overhead=None, smallest=0, tolerance=1e-6)
+    pooled = by_step(fit([own], Module(), ranks=1, max_epochs=3)["rows"])
+    for rank in ranks:
+        found = rank["out_of_memory"]
+        assert found["untouched"]
+        measured = {
+            key: value for key, value in by_step(found["rows"]).items() if key[1] == "hessian/largest_eigenvalue"
+        }
+        assert found["failed"] + len(measured) == 9
+        assert len(measured) >= 4
+        assert measured == pytest.approx({key: pooled[key] for key in measured}, rel=1e-6)
+
+
 def test_a_logger_that_raises_on_rank_zero_makes_nobody_wait(ranks: list[dict[str, Any]]) -> None:
     first, second = (rank["failing_logger"] for rank in ranks)
     assert first == {"untouched": True, "failed": 3, "steps": 3}
