@@ -49,7 +49,7 @@ OTHERS = {
     "callbacks": {"torch", "numpy", "lightning", "pytorch_lightning", "lightning_utilities", "matplotlib"},
     "tensorboard_plugin": {"tensorboard", "werkzeug", "numpy"},
     "interpolate": {"torch"},
-    "commands": {"torch", "numpy", "lightning", "pytorch_lightning", "tqdm", "tensorboard"},
+    "commands": {"torch", "numpy", "lightning", "pytorch_lightning", "tqdm", "tensorboard", "google"},
     "__main__": set(),
     "__init__": set(),
 }
