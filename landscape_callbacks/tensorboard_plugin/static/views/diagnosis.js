@@ -1,7 +1,7 @@
 // "What is going on": the verdict at the chosen step in one sentence, its evidence, and what to do.
 
 import { element, replace } from "../dom.js";
-import { formatNumber, formatStep } from "../format.js";
+import { formatStep } from "../format.js";
 import { verdictStyle } from "../data/episodes.js";
 import { actionList } from "./actions.js";
 import { evidenceRows } from "./time_axis.js";
@@ -74,7 +74,7 @@ class DiagnosisCard {
 /** What the diagnosis cost, so that a person can judge whether it was worth it. */
 function costOf({ samples, cost }) {
   if (!Number.isFinite(samples)) return "";
-  const work = Number.isFinite(cost) ? `, as much work as ${formatNumber(Math.round(cost))} samples of training` : "";
+  const work = Number.isFinite(cost) ? `, as much work as ${formatStep(Math.round(cost))} samples of training` : "";
   return `The diagnosis looked at ${formatStep(samples)} samples${work}.`;
 }
 

@@ -39,12 +39,12 @@ function verdictHover(model, runs, step) {
   return { rows, text: found.length === 1 ? String(found[0].record.info.sentence ?? "") : "" };
 }
 
-/** {label, value} for each piece of evidence. */
+/** {label, value} for each piece of evidence. The unit "1" is that of a ratio. */
 export function evidenceRows(evidence) {
-  return (Array.isArray(evidence) ? evidence : []).map((piece) => ({
-    label: String(piece?.name ?? ""),
-    value: `${formatWithError(piece?.value, piece?.error)}${piece?.unit ? ` ${piece.unit}` : ""}`,
-  }));
+  return (Array.isArray(evidence) ? evidence : []).map((piece) => {
+    const unit = piece?.unit && piece.unit !== "1" ? ` ${piece.unit}` : "";
+    return { label: String(piece?.name ?? ""), value: formatWithError(piece?.value, piece?.error) + unit };
+  });
 }
 
 /** A tooltip over training: the values of the nearest records, then the episode. */
