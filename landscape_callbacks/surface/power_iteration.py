@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from landscape_callbacks.surface.eigenpairs import Eigenpairs, SymmetricOperator
+
+# Products of the first run, which finds how far the spectrum reaches.
+_FIRST_RUN = 20
 
 
 def power_iteration(
@@ -23,8 +27,9 @@ def power_iteration(
 
     Plain iteration finds the eigenvalue of largest absolute value, whatever its sign. So each end is found on the
     operator shifted by the bound that the first iteration gave, on which that end dominates. Converged vectors are
-    projected out for the next one. A value has converged when its residual, an upper bound of its distance to an
-    eigenvalue, is at most ``tolerance`` of the largest absolute eigenvalue.
+    projected out for the next one. A value has converged when its residual outside of these vectors is at most
+    ``tolerance`` of the largest absolute eigenvalue: an eigenvalue is that near. Which one it is among close ones the
+    method cannot tell; :func:`extreme_eigenvalues` can.
 
     Args:
         surface: A loss surface, or anything with ``space`` and symmetric ``hessian_vector_product``.
@@ -56,8 +61,10 @@ def power_iteration(
     largest = min(largest, surface.space.dimension)
     smallest = min(smallest, surface.space.dimension - largest)
     iteration = _Iteration(surface, tolerance, max_products, seed)
-    dominant = iteration.run(shift=0.0, deflated=[])
-    iteration.bound = abs(dominant.value) + dominant.residual
+    # λ and −λ at both ends never separate without a shift. So the first run need not converge: ‖Hv‖ is close to the
+    # spectral radius long before, and half of the radius is shift enough.
+    dominant = iteration.run(shift=0.0, deflated=[], limit=_FIRST_RUN)
+    iteration.bound = dominant.image_norm
     ends: dict[int, list[_Pair]] = {1: [], -1: []}
     for sign, count in ((1, largest), (-1, smallest)):
         for _ in range(count):
@@ -83,12 +90,18 @@ def power_iteration(
     )
 
 
+@dataclass(frozen=True)
 class _Pair:
-    def __init__(self, value: float, vector: Tensor, residual: float, converged: bool) -> None:
-        self.value, self.vector, self.residual, self.converged = value, vector, residual, converged
+    value: float
+    vector: Tensor
+    residual: float
+    image_norm: float
+    converged: bool
 
 
 class _Iteration:
+    """Power iterations that share a budget of products and a bound of the spectrum."""
+
     def __init__(self, surface: SymmetricOperator, tolerance: float, max_products: int, seed: int) -> None:
         self.surface = surface
         self.tolerance = tolerance
@@ -97,22 +110,25 @@ class _Iteration:
         self.bound = 0.0
         self._seed = seed
 
-    def run(self, shift: float, deflated: list[Tensor]) -> _Pair:
+    def run(self, shift: float, deflated: list[Tensor], limit: int | None = None) -> _Pair:
         """Iterates on ``H − shift`` outside of the deflated vectors; gives the pair of H."""
         space = self.surface.space
         vector = self._unit(space.random(self._seed), deflated)
         self._seed += 1
-        value, residual = math.nan, math.inf
+        last = self.max_products if limit is None else min(self.max_products, self.products + limit)
         while True:
-            image = self.surface.hessian_vector_product(vector)
+            full = image = self.surface.hessian_vector_product(vector)
             self.products += 1
             for known in deflated:
                 image = image - space.dot(known, image) * known
-            value = float(space.dot(vector, image))
-            residual = float(space.norm(image - value * vector))
-            scale = max(self.bound, abs(value))
-            if not math.isfinite(residual) or residual <= self.tolerance * scale or self.products >= self.max_products:
-                return _Pair(value, vector, residual, residual <= self.tolerance * scale)
+            rayleigh = space.dot(vector, image)
+            norms = [space.norm(part) for part in (image - rayleigh * vector, full - rayleigh * vector, full)]
+            # One transfer from the device in each product.
+            value, change, residual, norm = torch.stack([rayleigh, *norms]).tolist()
+            # What the earlier vectors are off by can not be iterated away here; the residual that is returned holds it.
+            converged = change <= self.tolerance * max(self.bound, abs(value))
+            if converged or not math.isfinite(change) or self.products >= last:
+                return _Pair(value, vector, residual, norm, converged)
             vector = self._unit(image - shift * vector, deflated)
 
     def _unit(self, vector: Tensor, deflated: list[Tensor]) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from landscape_callbacks.surface.eigenpairs import SymmetricOperator
+from landscape_callbacks.surface.krylov import KrylovSpace, NotFiniteError
 
 
 @dataclass(frozen=True)
@@ -84,10 +85,10 @@ class SpectralDensity:
         grid: Curvatures, float64, shape (points,), on the CPU.
         density: Density at the grid, float64, shape (points,); integrates to one.
         error: Standard error of the density over the random vectors, shape (points,).
-        nodes: Ritz values of every run, float64, shape (runs · steps,), zero-weight ones included.
+        nodes: Ritz values of every run, float64, shape (runs · steps,), fewer where a space is invariant.
         weights: Their weights, which sum to one.
         width: Standard deviation of the Gaussian that each node is drawn as.
-        products: Hessian-vector products spent.
+        products: Hessian-vector products spent. Everything is NaN when a product was not finite.
     """
 
     grid: Tensor
@@ -126,9 +127,14 @@ def spectral_density(
     """
     if runs < 1 or steps < 2 or points < 16 or not relative_width > 0.0:
         raise ValueError(
-            f"Need runs >= 1, steps >= 2, points >= 16 and a positive width, got {runs}, {steps}, {points}, {relative_width}."
+            "Need runs >= 1, steps >= 2, points >= 16 and a positive width, "
+            f"got {runs}, {steps}, {points}, {relative_width}."
         )
-    per_run = [_gauss_rule(surface, steps, seed + run) for run in range(runs)]
+    try:
+        per_run = [_gauss_rule(surface, steps, seed + run) for run in range(runs)]
+    except NotFiniteError:
+        nan = torch.full((points,), math.nan, dtype=torch.float64)
+        return SpectralDensity(nan, nan.clone(), nan.clone(), nan[:1].clone(), nan[:1].clone(), math.nan, 1)
     nodes = torch.cat([own for own, _ in per_run])
     spread = float(nodes.max() - nodes.min())
     scale = max(spread, 1e-2 * float(nodes.abs().max())) or 1.0
@@ -146,26 +152,9 @@ def spectral_density(
 
 
 def _gauss_rule(surface: SymmetricOperator, steps: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Nodes and weights of the Gauss rule that one random vector sees; float64, on the CPU."""
-    space = surface.space
-    steps = min(steps, space.dimension)
-    rows = torch.empty(steps, space.local_dimension, dtype=space.dtype, device=space.device)
-    start = space.random(seed)
-    rows[0] = start / space.norm(start)
-    diagonal, off_diagonal = [], []
-    for step in range(steps):
-        rest = surface.hessian_vector_product(rows[step])
-        diagonal.append(float(space.dot(rows[step], rest)))
-        for _ in range(2):
-            rest = torch.addmv(rest, rows[: step + 1].T, space.coefficients(rows[: step + 1], rest), alpha=-1)
-        size = float(space.norm(rest))
-        scale = max(abs(value) for value in [*diagonal, *off_diagonal])
-        if step + 1 == steps or size <= 100 * torch.finfo(space.dtype).eps * scale:
-            break
-        off_diagonal.append(size)
-        rows[step + 1] = rest / size
-    tridiagonal = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
-    for place, value in enumerate(off_diagonal[: len(diagonal) - 1]):
-        tridiagonal[place, place + 1] = tridiagonal[place + 1, place] = value
-    values, coordinates = torch.linalg.eigh(tridiagonal)
-    return values, coordinates[0] ** 2
+    """Nodes and weights of the Gauss rule that one random vector sees: float64, CPU, descending nodes."""
+    krylov = KrylovSpace(surface, surface.space.random(seed), steps)
+    while krylov.size < krylov.capacity and not krylov.invariant:
+        krylov.grow()
+    ritz = krylov.ritz()
+    return torch.from_numpy(ritz.values.copy()), torch.from_numpy(ritz.rotation[0] ** 2)
