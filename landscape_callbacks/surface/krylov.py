@@ -51,8 +51,8 @@ class KrylovSpace:
 
     1. Each new vector is orthogonalised twice against the whole basis ("twice is enough", Parlett 1998). A short
        recursion loses orthogonality once a Ritz value converges, and copies of that value ("ghosts") appear.
-    2. C holds all coefficients, not just three diagonals. It is symmetric for a symmetric operator; what asymmetry rounding
-       or noise leaves goes into the residuals instead of being lost.
+    2. C holds all coefficients, not just three diagonals. It is symmetric for a symmetric operator; what asymmetry
+       rounding or noise leaves goes into the residuals instead of being lost.
     3. A full basis is compressed to some of its Ritz vectors and grows again: the thick restart of Wu & Simon (2000).
     4. When the space is invariant, a random vector orthogonal to it starts another block: that finds the further copies
        of a multiple eigenvalue.

@@ -24,8 +24,9 @@ _RESIDUAL_SHARE = 0.3
 # Values below this share of the spectral radius need not be relatively accurate.
 _FLOOR = 1e-2
 # A warm start is a vector of norm one plus a random vector of this norm: what is known still stands out by two orders
-# of magnitude in a million dimensions, and what is new is found almost as in a cold start. What only the random part finds
-# has to be excluded beyond this relative distance; nearer, the earlier vectors are trusted, and one guard is enough.
+# of magnitude in a million dimensions, and what is new is found almost as in a cold start. What only the random part
+# finds has to be excluded beyond this relative distance; nearer, the earlier vectors are trusted, and one guard is
+# enough.
 _RANDOM_SHARE = 3.0
 _WARM_DISTANCE = 0.3
 _WARM_GUARDS = 1
@@ -59,8 +60,8 @@ def extreme_eigenvalues(
        most residual·|first entry of the Ritz vector|/|λ − θ|.)
 
     That leaves a small chance of error where eigenvalues are closer than 1 % and the start is unlucky (5 in 1500
-    seeded runs on spectra made for it). Copies of a multiple eigenvalue are invisible to a single start vector unless the space
-    becomes invariant, and values closer together than the tolerance are not told apart: they count once.
+    seeded runs on spectra made for it). Copies of a multiple eigenvalue are invisible to a single start vector unless
+    the space becomes invariant, and values closer together than the tolerance are not told apart: they count once.
 
     Args:
         surface: A :class:`LossSurface`, or anything with ``space`` and a symmetric ``hessian_vector_product``.
@@ -79,7 +80,8 @@ def extreme_eigenvalues(
         basis_dtype: Dtype of the basis (float32 or float64); by default that of the space.
         basis_device: Device of the basis, for models that leave no room beside them; by default that of the space.
 
-        extra_vectors: Basis vectors beyond the wanted ones before a restart, at least 6: fewer take less memory and more products.
+        extra_vectors: Basis vectors beyond the wanted ones before a restart, at least 6: fewer take less memory and
+            more products.
 
     Returns:
         The eigenpairs with residuals, errors and cost.
