@@ -9,10 +9,12 @@ from functools import partial
 from typing import Any
 
 from landscape_callbacks.callbacks.picture_book import can_draw
-from landscape_callbacks.callbacks.plane_views import PLANES, plane_record, view_of
+from landscape_callbacks.callbacks.plane_views import PLANES, Path, plane_record, view_of
 from landscape_callbacks.records import Record
 from landscape_callbacks.surface.planes import loss_plane
+from landscape_callbacks.surface.projection import ProjectedTrajectory, RandomProjection
 from landscape_callbacks.surface.trajectory import Trajectory
+from landscape_callbacks.surface.vectors import ParameterSpace
 from landscape_callbacks.training.compatibility import require_choice, require_positive_int
 from landscape_callbacks.training.figure_logging import Drawing
 from landscape_callbacks.training.lightning_namespace import MisconfigurationException
@@ -46,11 +48,14 @@ class LossPlaneMonitor(Monitor):
         every_n_epochs: At the end of which epochs; 0: at the end of the fit only.
         max_overhead: Share of training time that measurements may take, the last one left out; ``None``: draw after
             exactly every n epochs.
-        last_within_budget: Keep the last one within ``max_overhead`` too, with fewer points (at least 9 along an axis, or none at all).
+        last_within_budget: Keep the last one within ``max_overhead`` too, with fewer points (at least 9 along an axis,
+            or none at all).
         points: Points along each axis, about; the grid always holds the current weights.
         batches: Batches to average over: the last ones that passed by.
         max_snapshots: Most snapshots of the path.
         max_megabytes: Most memory for them.
+        projection: Keep so many random projections of the weights in place of copies, for very large models: the path
+            is then drawn with a standard error, stated in the record, and its own plane cannot be had. 0: copies.
         path_in_checkpoint: Save the path in checkpoints too, which grow by up to ``max_megabytes``; without, the path
             of a resumed run begins where it was resumed.
         tsne: Also lay the path out by t-SNE, at the end of the fit. Needs scikit-learn.
@@ -87,6 +92,7 @@ class LossPlaneMonitor(Monitor):
         batches: int = 1,
         max_snapshots: int = 64,
         max_megabytes: int = 1024,
+        projection: int = 0,
         path_in_checkpoint: bool = False,
         tsne: bool = False,
         figures: bool = True,
@@ -117,13 +123,19 @@ class LossPlaneMonitor(Monitor):
         self.last_within_budget = bool(last_within_budget)
         self.max_snapshots = require_positive_int(name, "max_snapshots", max_snapshots, minimum=4)
         self.max_megabytes = require_positive_int(name, "max_megabytes", max_megabytes)
+        self.projection = require_positive_int(name, "projection", projection, minimum=0)
+        if self.projection and "trajectory" in self.planes:
+            raise MisconfigurationException(
+                f"{name}: the plane 'trajectory' needs copies of the weights, and projection={projection} keeps none. "
+                "Leave it out of planes, or set projection=0."
+            )
         self.path_in_checkpoint = bool(path_in_checkpoint)
         self.tsne = bool(tsne)
         self.figures = bool(figures)
         self.theme = require_choice(name, "theme", theme, ("light", "dark"))
         self.seed = require_positive_int(name, "seed", seed, minimum=0)
         self.cadence = RequestedCadence(1, self.max_overhead)
-        self._trajectory: Trajectory | None = None
+        self._trajectory: Path | None = None
         self._resumed: dict[str, Any] | None = None
         self._measured_at = -1
         self._points_now = self.points
@@ -136,7 +148,7 @@ class LossPlaneMonitor(Monitor):
         )
 
     @property
-    def trajectory(self) -> Trajectory:
+    def trajectory(self) -> Path:
         """The path of training so far."""
         if self._trajectory is None:
             raise RuntimeError("The path begins with trainer.fit.")
@@ -153,13 +165,7 @@ class LossPlaneMonitor(Monitor):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Begins the path."""
         super().on_train_start(trainer, pl_module)
-        space = select_parameters(pl_module, self.settings.parameters)
-        try:
-            trajectory = Trajectory(space, max_snapshots=self.max_snapshots, max_bytes=self.max_megabytes * 1024 * 1024)
-        except ValueError as error:
-            raise MisconfigurationException(
-                f"{type(self).__name__}: {error} Raise max_megabytes, or choose fewer weights by parameters='…'."
-            ) from error
+        trajectory = self._new_path(select_parameters(pl_module, self.settings.parameters))
         if self._resumed is not None:
             trajectory.load_state_dict(self._resumed)
         self._trajectory, self._resumed = trajectory, None
@@ -192,6 +198,18 @@ class LossPlaneMonitor(Monitor):
             with self.coordinator.guarded(f"{type(self).__name__} (t-SNE)", trainer, step):
                 self.coordinator.log(trainer, Report(drawings={"landscape/trajectory_tsne": self._tsne()}), step)
         super().on_train_end(trainer, pl_module)
+
+    def _new_path(self, space: ParameterSpace) -> Path:
+        try:
+            if self.projection:
+                return ProjectedTrajectory(RandomProjection(space, self.projection, self.seed), self.max_snapshots)
+            max_bytes = self.max_megabytes * 1024 * 1024
+            return Trajectory(space, max_snapshots=self.max_snapshots, max_bytes=max_bytes)
+        except ValueError as error:
+            raise MisconfigurationException(
+                f"{type(self).__name__}: {error} Raise max_megabytes, choose fewer weights by parameters='…', or set "
+                "projection=4096."
+            ) from error
 
     def _follow(self, trainer: Any) -> None:
         step = current_step(trainer)
@@ -242,7 +260,9 @@ class LossPlaneMonitor(Monitor):
         from landscape_callbacks.figures.embedding import tsne_coordinates, tsne_figure
         from landscape_callbacks.surface.trajectory import snapshot_inner_products
 
-        layout = tsne_coordinates(snapshot_inner_products(self.trajectory).numpy(), seed=self.seed)
+        path = self.trajectory
+        inner = snapshot_inner_products(path) if isinstance(path, Trajectory) else path.inner_products()
+        layout = tsne_coordinates(inner.numpy(), seed=self.seed)
         return Drawing(partial(tsne_figure, layout, self.trajectory.steps, theme=self.theme), {"coordinates": layout})
 
     def _affordable_points(self) -> int:

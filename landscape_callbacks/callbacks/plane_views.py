@@ -11,10 +11,12 @@ from torch import Tensor
 
 from landscape_callbacks.records import Record
 from landscape_callbacks.surface.planes import PlaneResult, random_plane_directions
+from landscape_callbacks.surface.projection import ProjectedTrajectory
 from landscape_callbacks.surface.trajectory import Trajectory, coordinates_on_plane, trajectory_plane
 from landscape_callbacks.training.snapshot import Snapshot
 
 PLANES = ("random", "eigenvectors", "trajectory")
+Path = Trajectory | ProjectedTrajectory
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class View:
     variance_explained: tuple[float, float] | None = None
 
 
-def view_of(name: str, snapshot: Snapshot, trajectory: Trajectory, *, points: int, seed: int) -> View | None:
+def view_of(name: str, snapshot: Snapshot, trajectory: Path, *, points: int, seed: int) -> View | None:
     """The plane of a name; ``None`` while the path is too short to span one."""
     if name == "random":
         first, second = random_plane_directions(snapshot.space, seed)
@@ -53,7 +55,7 @@ def view_of(name: str, snapshot: Snapshot, trajectory: Trajectory, *, points: in
         x, y = (grid_around(-reach, reach, points) for reach in axes)
         labels = "eigenvector of the largest eigenvalue (weights)", "eigenvector of the second largest (weights)"
         return View(name, pairs.vectors[0], pairs.vectors[1], x, y, labels)
-    if len(trajectory) < 3:
+    if len(trajectory) < 3 or isinstance(trajectory, ProjectedTrajectory):
         return None
     try:
         plane = trajectory_plane(trajectory)
@@ -64,11 +66,16 @@ def view_of(name: str, snapshot: Snapshot, trajectory: Trajectory, *, points: in
     return View(name, plane.first, plane.second, x, y, labels, plane.variance_explained)
 
 
-def plane_record(view: View, result: PlaneResult, trajectory: Trajectory, step: int) -> Record:
+def plane_record(view: View, result: PlaneResult, trajectory: Path, step: int) -> Record:
     """The losses on a plane, and the path of training projected onto it."""
     arrays: dict[str, np.ndarray] = {"x": result.x.numpy(), "y": result.y.numpy(), "loss": result.losses.numpy()}
+    error: list[float] | None = None
     if len(trajectory):
-        path_x, path_y = coordinates_on_plane(trajectory, view.first, view.second)
+        if isinstance(trajectory, ProjectedTrajectory):
+            path = trajectory.coordinates(view.first, view.second)
+            path_x, path_y, error = path.x, path.y, list(path.error)
+        else:
+            path_x, path_y = coordinates_on_plane(trajectory, view.first, view.second)
         arrays["trajectory_x"], arrays["trajectory_y"] = path_x.numpy(), path_y.numpy()
         arrays["trajectory_step"] = np.array(trajectory.steps, dtype=np.float64)
         arrays["trajectory_loss"] = np.array(trajectory.losses, dtype=np.float64)
@@ -80,6 +87,7 @@ def plane_record(view: View, result: PlaneResult, trajectory: Trajectory, step: 
         "direction_norms": list(result.norms),
         "cosine": result.cosine,
         "evaluations": result.evaluations,
+        "trajectory_error": error,
     }
     return Record("plane", view.name, step, arrays, info)
 

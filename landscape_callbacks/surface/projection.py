@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -93,9 +94,11 @@ class ProjectedTrajectory:
         if max_snapshots < 4:
             raise ValueError(f"max_snapshots has to be at least 4, got {max_snapshots}.")
         self.projection = projection
+        self.space = projection.space
         self.max_snapshots = max_snapshots
         self.stride = 1
         self.offered = 0
+        self.last_offered = -1
         self.steps: list[int] = []
         self.losses: list[float] = []
         self._rows: list[Tensor] = []
@@ -104,9 +107,10 @@ class ProjectedTrajectory:
         """Offers the current weights at one step; returns whether they were kept."""
         keep = self.offered % self.stride == 0
         self.offered += 1
+        self.last_offered = int(step)
         if not keep:
             return False
-        self._rows.append(self.projection(self.projection.space.weights()))
+        self._rows.append(self.projection(self.space.weights()))
         self.steps.append(int(step))
         self.losses.append(float(loss))
         if len(self._rows) >= self.max_snapshots:
@@ -120,25 +124,44 @@ class ProjectedTrajectory:
         return (rows - rows[0]) @ (rows - rows[0]).T
 
     def coordinates(self, first: Tensor, second: Tensor) -> ProjectedPath:
-        """Where the path runs on the plane through the current weights that two orthogonal directions span.
+        """Where the path runs on the plane through the current weights that two directions span.
 
         Args:
             first: Flat, shape (n,).
-            second: Flat, shape (n,), orthogonal to the first.
+            second: Flat, shape (n,), nearly orthogonal to the first: the error leaves their angle out.
 
         Returns:
             The coordinates, with their standard error.
         """
-        current = self.projection(self.projection.space.weights())
+        current = self.projection(self.space.weights())
         offsets = torch.stack(self._rows) - current
-        axes, errors = [], []
+        space = self.space
+        inner, errors = [], []
         for direction in (first, second):
-            square = float(direction.double().square().sum())
-            inner = offsets @ self.projection(direction)
-            variance = (offsets.square().sum(dim=1) * square + inner.square()) / self.projection.dimensions
-            axes.append(inner / square)
+            square = float(space.dot(direction, direction))
+            inner.append(offsets @ self.projection(direction))
+            variance = (offsets.square().sum(dim=1) * square + inner[-1].square()) / self.projection.dimensions
             errors.append(float(variance.max().sqrt()) / square)
-        return ProjectedPath(axes[0], axes[1], (errors[0], errors[1]))
+        basis = torch.stack([first, second])
+        gram = torch.stack([space.coefficients(basis, direction).cpu().double() for direction in basis])
+        x, y = torch.linalg.solve(gram, torch.stack(inner))
+        return ProjectedPath(x, y, (errors[0], errors[1]))
+
+    def state_dict(self) -> dict[str, object]:
+        """All that is needed to go on: tensors and plain values."""
+        return {
+            "stride": self.stride,
+            "offered": self.offered,
+            "last_offered": self.last_offered,
+            "steps": list(self.steps),
+            "losses": list(self.losses),
+            "rows": list(self._rows),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from :meth:`state_dict`, with the same projection."""
+        self.stride, self.offered, self.last_offered = state["stride"], state["offered"], state["last_offered"]
+        self.steps, self.losses, self._rows = list(state["steps"]), list(state["losses"]), list(state["rows"])
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -146,6 +146,19 @@ def test_figures_and_tsne(tmp_path: Path) -> None:
     }
 
 
+def test_projections_draw_the_path_within_their_error(tmp_path: Path) -> None:
+    arguments = {"planes": ["random"], "points": 3, "every_n_epochs": 0, **EXACT}
+    exact = planes(fit([LossPlaneMonitor(**arguments)], tmp_path / "a"))[0]
+    estimated = planes(fit([LossPlaneMonitor(**arguments, projection=4096, tsne=True)], tmp_path / "b"))[0]
+    error = estimated.info["trajectory_error"]
+    for axis, bound in zip("xy", error, strict=True):
+        difference = estimated.arrays[f"trajectory_{axis}"] - exact.arrays[f"trajectory_{axis}"]
+        assert np.abs(difference).max() <= 4 * bound
+    assert exact.info["trajectory_error"] is None
+    with pytest.raises(MisconfigurationException, match="needs copies of the weights"):
+        LossPlaneMonitor(planes=["trajectory"], projection=4096)
+
+
 @pytest.mark.parametrize(
     ("low", "high", "points"), [(-1.0, 1.0, 25), (-0.3, 1.7, 25), (0.0, 1.0, 9), (-5.0, 0.0, 8), (-1e-8, 3.0, 11)]
 )
