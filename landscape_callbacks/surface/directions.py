@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from landscape_callbacks.surface.vectors import ParameterSpace, _local
+from landscape_callbacks.surface.shards import local_piece
+from landscape_callbacks.surface.vectors import ParameterSpace
 
 _NORMALIZATIONS = ("filter", "layer", "none")
 Weights = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
@@ -174,7 +175,7 @@ def _normalized(space: ParameterSpace, vector: Tensor, weights: Tensor | None, *
         target, length = _norm(reference.detach(), axes), _norm(direction, axes)
         scale = torch.where(length > 0, target / length, torch.zeros_like(length))
         pieces.append(direction * scale.to(direction.dtype))
-    result = space.flatten([_local(piece) for piece in pieces])
+    result = space.flatten([local_piece(piece) for piece in pieces])
     if not bool(space.norm(result) > 0):
         raise ValueError(
             "The normalised direction is zero: no parameter has two axes or more (biases and norm layers are left out, "

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from landscape_callbacks.surface.vectors import BLOCK, ParameterSpace, _local, shards_of, sum_over_mesh
+from landscape_callbacks.surface.shards import local_piece, shards_of, sum_over_mesh
+from landscape_callbacks.surface.vectors import BLOCK, ParameterSpace
 
 
 def gradient_norms(gradients: Sequence[Tensor]) -> Tensor:
@@ -18,8 +19,8 @@ def gradient_norms(gradients: Sequence[Tensor]) -> Tensor:
     Large tensors are summed in blocks: one float32 sum over 25 million entries is off by 1.4e-3.
 
     Args:
-        gradients: Dense or sparse tensors of any floating dtype, or shards, whose norm is that of the whole tensor (one sum over
-            their mesh). Half precision is summed in float32.
+        gradients: Dense or sparse tensors of any floating dtype, or shards, whose norm is that of the whole tensor
+            (one sum over their mesh). Half precision is summed in float32.
 
     Returns:
         float64, shape (len(gradients),), on the device of the first. Non-finite norms are returned as they are.
@@ -31,10 +32,10 @@ def gradient_norms(gradients: Sequence[Tensor]) -> Tensor:
     """
     if not gradients:
         return torch.zeros(0)
-    local = [_local(gradient.detach()) for gradient in gradients]
+    local = [local_piece(gradient.detach()) for gradient in gradients]
     dense = [gradient.coalesce().values() if gradient.is_sparse else gradient for gradient in local]
     device = dense[0].device
-    blocks = [gradient.reshape(-1).split(BLOCK) for gradient in dense]
+    blocks = [torch.split(gradient.reshape(-1), BLOCK) for gradient in dense]
     # Naming the dtype leaves the fused path, so it is named for half precision only.
     dtype = torch.float32 if any(gradient.dtype.itemsize < 4 for gradient in dense) else None
     norms = torch._foreach_norm([block for own in blocks for block in own], 2, dtype=dtype)
@@ -56,8 +57,8 @@ class NoiseScale:
     """The gradient noise scale of McCandlish et al. 2018 (arXiv 1812.06162), eq. 2.9 and appendix A.1.
 
     Attributes:
-        value: B_simple = tr(Σ) / |G|², in samples: the batch size at which noise and signal balance. NaN when the squared norm of the
-            true gradient cannot be told from zero.
+        value: B_simple = tr(Σ) / |G|², in samples: the batch size at which noise and signal balance. NaN when the
+            squared norm of the true gradient cannot be told from zero.
         error: Standard error of ``value`` by the jackknife over microbatches.
         squared_norm: Unbiased estimate of |G|² (may be negative by noise).
         squared_norm_error: Its standard error by the jackknife.
@@ -76,7 +77,8 @@ class NoiseScale:
 def gradient_noise_scale(space: ParameterSpace, gradients: Sequence[Tensor], batch_size: float) -> NoiseScale:
     """Estimates the gradient noise scale from the mean gradients of K microbatches of equal size.
 
-    With S = Σ_k g_k: |G|² is estimated by (|S|² − Σ|g_k|²)/(K(K−1)), tr(Σ) by b·(Σ|g_k|² − |S|²/K)/(K−1). Both are unbiased.
+    With S = Σ_k g_k: |G|² is estimated by (|S|² − Σ|g_k|²)/(K(K−1)), tr(Σ) by b·(Σ|g_k|² − |S|²/K)/(K−1). Both are
+    unbiased.
 
     Args:
         space: The vector space of the gradients.

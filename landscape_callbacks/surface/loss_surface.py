@@ -10,9 +10,16 @@ import torch
 from torch import Tensor
 
 from landscape_callbacks.surface.central_difference import Approximation, CentralDifference
-from landscape_callbacks.surface.retained_graph import DoubleBackwardError, RetainedGraph, differentiable, refuse_hidden_parameters, scalar
+from landscape_callbacks.surface.retained_graph import (
+    DoubleBackwardError,
+    RetainedGraph,
+    differentiable,
+    refuse_hidden_parameters,
+    scalar,
+)
 from landscape_callbacks.surface.sharded import ShardedModule
-from landscape_callbacks.surface.vectors import ParameterSpace, _local
+from landscape_callbacks.surface.shards import local_piece
+from landscape_callbacks.surface.vectors import ParameterSpace
 
 DIFFERENTIATIONS = ("auto", "double_backward", "central_difference")
 
@@ -34,18 +41,21 @@ class LossSurface:
     once, keeps its graph, and each product is one more backward through it. When the weights have changed since, the
     graph is built anew. Vectors are flat tensors of :class:`ParameterSpace`.
 
-    Weights are written only by :meth:`displaced` and the ``losses_…`` methods built on it, and come back bit-exact, also
-    after an exception. ``.grad`` is never touched.
+    Weights are written only by :meth:`displaced` and the ``losses_…`` methods built on it, and come back bit-exact,
+    also after an exception. ``.grad`` is never touched.
 
     Args:
-        closure: Evaluates the loss at the current weights; returns a tensor with one element. It has to be the same function at
-            each call: same batch, same dropout mask (or dropout off). Batch-norm buffers that it moves are its own concern.
+        closure: Evaluates the loss at the current weights; returns a tensor with one element. It has to be the same
+            function at each call: same batch, same dropout mask (or dropout off). Batch-norm buffers that it moves
+            are its own concern.
         parameters: Tensors, or ``(name, tensor)`` pairs as from ``module.named_parameters()``.
-        average: Averages over data-parallel processes; applied to every loss, gradient and product. ``None`` on one process.
-        differentiation: ``"double_backward"``, ``"central_difference"`` (of gradients, with a measured error), or ``"auto"``: the
-            first, and the second only where the first raises. Attribute ``approximation`` tells.
+        average: Averages over data-parallel processes; applied to every loss, gradient and product. ``None`` on one
+            process.
+        differentiation: ``"double_backward"``, ``"central_difference"`` (of gradients, with a measured error), or
+            ``"auto"``: the first, and the second only where the first raises. Attribute ``approximation`` tells.
         sharded: The module that the parameters belong to, when ``fully_shard`` was applied to parts of it.
-        rounding: Relative rounding of a loss where it is computed in a coarser format than that of the parameters (autocast).
+        rounding: Relative rounding of a loss where it is computed in a coarser format than that of the parameters
+            (autocast).
 
     Raises:
         ValueError: When a parameter is complex, there is nothing to differentiate, or ``differentiation`` is unknown.
@@ -75,7 +85,9 @@ class LossSurface:
         sharded: ShardedModule | None = None,
     ) -> None:
         if differentiation not in DIFFERENTIATIONS:
-            raise ValueError(f"differentiation has to be one of {', '.join(DIFFERENTIATIONS)}, got {differentiation!r}.")
+            raise ValueError(
+                f"differentiation has to be one of {', '.join(DIFFERENTIATIONS)}, got {differentiation!r}."
+            )
         self.closure = closure
         self.space = parameters if isinstance(parameters, ParameterSpace) else ParameterSpace(parameters)
         self.average = average
@@ -88,10 +100,15 @@ class LossSurface:
             self._choose_differences()
 
     def _choose_differences(self) -> None:
-        outside = [name for name, tensor in zip(self.space.names, self.space.parameters, strict=True) if not hasattr(tensor, "placements")]
+        outside = [
+            name
+            for name, tensor in zip(self.space.names, self.space.parameters, strict=True)
+            if not hasattr(tensor, "placements")
+        ]
         if outside:
             raise ValueError(
-                f"Parameter '{outside[0]}' is not sharded while others are, so that no process averages its gradient. Apply fully_shard to "
+                f"Parameter '{outside[0]}' is not sharded while others are, so that no process averages its "
+                "gradient. Apply fully_shard to "
                 "the module that holds it too, or leave it out (parameters=...)."
             )
         reason = "The gradients of parameters under fully_shard carry no graph"
@@ -119,7 +136,8 @@ class LossSurface:
 
         def closure() -> Tensor:
             raise RuntimeError(
-                "This surface was made from a live graph and cannot be evaluated again. Give a closure to evaluate other weights."
+                "This surface was made from a live graph and cannot be evaluated again. Give a closure to evaluate "
+                "other weights."
             )
 
         surface = cls(closure, parameters, average=average, differentiation="double_backward")
@@ -135,7 +153,8 @@ class LossSurface:
         """The gradient at the current weights: flat, shape (n,), loss units per unit of weight.
 
         Args:
-            retain: Keep the graph for Hessian-vector products. Without it a gradient costs one forward and backward, and no memory after.
+            retain: Keep the graph for Hessian-vector products. Without it a gradient costs one forward and backward,
+                and no memory after.
         """
         return self._averaged(lambda: self._gradient(retain), self.sharded is not None)
 
@@ -149,7 +168,8 @@ class LossSurface:
             Flat, shape (n,), a new tensor.
 
         Raises:
-            DoubleBackwardError: With ``differentiation="double_backward"``, when the loss cannot be differentiated twice.
+            DoubleBackwardError: With ``differentiation="double_backward"``, when the loss cannot be differentiated
+                twice.
             InaccurateDifferenceError: When it is approximated and the approximation is bad.
         """
         return self._averaged(lambda: self._product(vector), self.sharded is not None)
@@ -167,7 +187,9 @@ class LossSurface:
         return self._losses_at([[(direction, float(alpha))] for alpha in alphas])
 
     def losses_on_plane(self, first: Tensor, second: Tensor, alphas: Sequence[float], betas: Sequence[float]) -> Tensor:
-        """Losses at ``weights + alpha · first + beta · second``: float64, shape (len(betas), len(alphas)), on the CPU."""
+        """Losses at ``weights + alpha · first + beta · second``: float64, shape (len(betas), len(alphas)), on the
+        CPU.
+        """
         points = [[(first, float(alpha)), (second, float(beta))] for beta in betas for alpha in alphas]
         return self._losses_at(points).reshape(len(betas), len(alphas))
 
@@ -194,7 +216,7 @@ class LossSurface:
         """
         # Writing through ``.data`` leaves the version counters alone. So a retained graph stays valid: when it is used
         # next, the weights hold the very values that it saw.
-        weights = [_local(parameter.data) for parameter in self.space.parameters]
+        weights = [local_piece(parameter.data) for parameter in self.space.parameters]
         originals = [weight.clone() for weight in weights]
         split_cache: dict[int, tuple[Tensor, list[Tensor]]] = {}
 
@@ -233,7 +255,9 @@ class LossSurface:
     def _plain_gradient(self) -> Tensor:
         with torch.inference_mode(False), torch.enable_grad():
             if self.sharded is not None:
-                return self.space.flatten(self.sharded.gradients(lambda: differentiable(self.closure()), self.space.parameters))
+                return self.space.flatten(
+                    self.sharded.gradients(lambda: differentiable(self.closure()), self.space.parameters)
+                )
             loss = differentiable(self.closure())
             refuse_hidden_parameters(loss)
             return self.space.flatten(torch.autograd.grad(loss, self.space.parameters, allow_unused=True))

@@ -12,12 +12,14 @@ from torch import Tensor
 class ShardedModule:
     """A module with parts under ``torch.distributed.fsdp.fully_shard``, at rest between two training steps.
 
-    Such a part gathers its whole weights before its forward pass and frees them later. So three things differ from a module
-    on one process:
+    Such a part gathers its whole weights before its forward pass and frees them later. So three things differ from a
+    module on one process:
 
-    1. Gradients reach the shards through hooks of ``backward`` only: ``torch.autograd.grad`` finds no path to them, and they
+    1. Gradients reach the shards through hooks of ``backward`` only: ``torch.autograd.grad`` finds no path to them,
+    and they
        carry no graph. Hence no second derivative but by differences of gradients.
-    2. The outermost part keeps its gathered weights after a forward pass without backward. They would be used again though the
+    2. The outermost part keeps its gathered weights after a forward pass without backward. They would be used again
+    though the
        shards were moved since, so they are freed before and after every evaluation.
     3. ``backward`` writes to ``.grad``, so that what stood there is set aside and put back.
 
@@ -27,7 +29,8 @@ class ShardedModule:
         module: The module that holds them all.
 
     Raises:
-        ValueError: When a parameter has a hook that acts on its gradient after ``backward``, such as an optimizer that steps there.
+        ValueError: When a parameter has a hook that acts on its gradient after ``backward``, such as an optimizer that
+            steps there.
     """
 
     def __init__(self, module: torch.nn.Module) -> None:
@@ -37,8 +40,10 @@ class ShardedModule:
         for name, parameter in module.named_parameters():
             if getattr(parameter, "_post_accumulate_grad_hooks", None):
                 raise ValueError(
-                    f"Parameter '{name}' has a hook that runs after its gradient is accumulated (such as an optimizer that steps inside "
-                    "backward), and gradients of sharded parameters come by backward only. Step the optimizer after backward."
+                    f"Parameter '{name}' has a hook that runs after its gradient is accumulated (such as an "
+                    "optimizer that steps inside "
+                    "backward), and gradients of sharded parameters come by backward only. Step the optimizer after "
+                    "backward."
                 )
 
     def reshard(self) -> None:
@@ -74,7 +79,7 @@ class ShardedModule:
             try:
                 for parameter in every:
                     parameter.grad = None
-                closure().backward()
+                torch.autograd.backward(closure())
                 return [parameter.grad for parameter in parameters]
             finally:
                 for parameter, gradient in zip(every, before, strict=True):
@@ -82,7 +87,9 @@ class ShardedModule:
 
 
 def is_sharded(module: torch.nn.Module) -> bool:
-    """Whether ``fully_shard`` was applied to this very module. Told by name: importing it loads all of torch.distributed."""
+    """Whether ``fully_shard`` was applied to this very module. Told by name: importing it loads all of
+    torch.distributed.
+    """
     return any(base.__name__ == "FSDPModule" for base in type(module).__mro__)
 
 

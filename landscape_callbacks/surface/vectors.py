@@ -1,29 +1,25 @@
 """The vector space spanned by a set of parameters: flat vectors and inner products.
 
 Every algorithm in this package works on flat one-dimensional tensors and takes inner products only through
-:class:`ParameterSpace`. That is what lets the same Lanczos loop run on one process, on replicated parameters (every rank
-holds the whole vector) and on sharded parameters (every rank holds its piece, inner products are summed over the mesh).
+:class:`ParameterSpace`. That is what lets the same Lanczos loop run on one process, on replicated parameters (every
+rank holds the whole vector) and on sharded parameters (every rank holds its piece, inner products are summed over the
+mesh).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from landscape_callbacks.surface.shards import largest_piece, local_piece, piece_like, shards_of, sum_over_mesh
+
 _SEED_STRIDE = 1_000_003
-# One float32 sum over 25 million entries is off by 2e-4 (measured: torch.dot) to 1.4e-3 (torch.linalg.vector_norm); sums over blocks of this
-# size, added up in float64, by 1e-7, at the same speed.
+# One float32 sum over 25 million entries is off by 2e-4 (measured: torch.dot) to 1.4e-3 (torch.linalg.vector_norm);
+# sums over blocks of this size, added up in float64, by 1e-7, at the same speed.
 BLOCK = 1 << 17
-
-
-def _local(tensor: Tensor) -> Tensor:
-    """The piece of a tensor that this process holds: the shard of a DTensor, the tensor itself otherwise."""
-    to_local = getattr(tensor, "to_local", None)
-    return to_local() if to_local is not None else tensor
 
 
 def _dense(tensor: Tensor) -> Tensor:
@@ -31,74 +27,12 @@ def _dense(tensor: Tensor) -> Tensor:
     return tensor if tensor.layout is torch.strided else tensor.to_dense()
 
 
-def _piece(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """What this process holds of a tensor, when it is laid out as a parameter is."""
-    placements: Any = getattr(parameter, "placements", None)
-    if placements is None:
-        return tensor
-    own = getattr(tensor, "placements", None)
-    mesh: Any = parameter.device_mesh  # type: ignore[attr-defined]
-    if own is None:
-        if tensor.shape == _local(parameter).shape:
-            return tensor
-        from torch.distributed.tensor import distribute_tensor
-
-        # Without a source rank every process cuts its piece out of its own copy, and none has to send.
-        return _local(distribute_tensor(tensor, mesh, placements, src_data_rank=None))
-    return _local(tensor if own == placements else tensor.redistribute(mesh, placements))  # type: ignore[attr-defined]
-
-
-def _largest_piece(tensor: Tensor) -> int:
-    """Entries of the largest piece of a tensor: the first process along an axis gets the most."""
-    shape = list(tensor.shape)
-    for axis, placement in enumerate(getattr(tensor, "placements", ())):
-        if placement.is_shard():
-            shape[placement.dim] = math.ceil(shape[placement.dim] / tensor.device_mesh.size(axis))  # type: ignore[attr-defined]
-    return math.prod(shape)
-
-
-def shards_of(tensors: Sequence[Tensor]) -> tuple[Any, list[int]]:
-    """The device mesh that tensors are sharded over (``None`` when none is), and how many of its processes hold each entry.
-
-    Where meshes differ, the largest one stands for all, as one axis of it does under data and tensor parallelism together.
-
-    Raises:
-        ValueError: When one mesh is no part of the other, or a tensor is a partial sum.
-    """
-    meshes = [tensor.device_mesh for tensor in tensors if hasattr(tensor, "device_mesh")]
-    if not meshes:
-        return None, []
-    mesh = max(meshes, key=lambda one: int(one.size()))
-    processes = set(mesh.mesh.flatten().tolist())
-    copies = []
-    for tensor in tensors:
-        own = getattr(tensor, "device_mesh", mesh)
-        if own != mesh and not (own.ndim < mesh.ndim and processes >= set(own.mesh.flatten().tolist())):
-            raise ValueError(
-                "The parameters are sharded over device meshes of which none holds the others; measure one mesh's parameters at a time."
-            )
-        pieces = 1
-        for axis, placement in enumerate(getattr(tensor, "placements", ())):
-            if placement.is_partial():
-                raise ValueError(f"A tensor is placed as {placement}; only sharded and replicated ones are supported.")
-            pieces *= own.size(axis) if placement.is_shard() else 1
-        copies.append(mesh.size() // pieces)
-    return mesh, copies
-
-
-def sum_over_mesh(mesh: Any, value: Tensor) -> Tensor:
-    """The sum of a tensor over all processes of a device mesh, in place."""
-    for axis in range(mesh.ndim):
-        torch.distributed.all_reduce(value, group=mesh.get_group(axis))
-    return value
-
-
 class ParameterSpace:
     """Flat vectors over a set of parameters.
 
     Tied parameters (the same tensor under two names) are counted once, under their first name. Frozen parameters
-    (``requires_grad=False``) are left out. A vector is a one-dimensional tensor with the parameters' entries in order; its
-    dtype is at least float32, so that sums over half-precision gradients do not lose their small terms.
+    (``requires_grad=False``) are left out. A vector is a one-dimensional tensor with the parameters' entries in
+    order; its dtype is at least float32, so that sums over half-precision gradients do not lose their small terms.
 
     Args:
         parameters: Tensors, or ``(name, tensor)`` pairs as from ``module.named_parameters()``.
@@ -107,7 +41,8 @@ class ParameterSpace:
         names: One name a parameter.
         parameters: The parameters, in order.
         dimension: Entries of a vector over all processes.
-        local_dimension: Entries of a vector that this process holds; equals ``dimension`` unless parameters are sharded.
+        local_dimension: Entries of a vector that this process holds; equals ``dimension`` unless parameters are
+            sharded.
         largest_local_dimension: The most entries that a process holds.
         dtype: Dtype of vectors.
         device: Device of vectors.
@@ -130,7 +65,8 @@ class ParameterSpace:
         tensors: list[Tensor] = []
         seen: set[int] = set()
         frozen = 0
-        for index, entry in enumerate(parameters):
+        entries: Iterable[Any] = parameters
+        for index, entry in enumerate(entries):
             name, tensor = (str(index), entry) if isinstance(entry, Tensor) else entry
             if id(tensor) in seen:
                 continue
@@ -141,7 +77,8 @@ class ParameterSpace:
                 )
             if tensor.is_complex():
                 raise ValueError(
-                    f"Parameter '{name}' is complex ({tensor.dtype}); curvature is defined here for real parameters only. "
+                    f"Parameter '{name}' is complex ({tensor.dtype}); curvature is defined here for real parameters "
+                    "only. "
                     "Exclude it, or hold its real and imaginary parts as two real parameters."
                 )
             if not tensor.requires_grad:
@@ -152,19 +89,20 @@ class ParameterSpace:
         if not tensors:
             received = f"all {frozen} parameters are frozen" if frozen else "no parameter was given"
             raise ValueError(
-                f"Nothing to differentiate: {received}. Pass at least one floating-point parameter with requires_grad=True."
+                f"Nothing to differentiate: {received}. Pass at least one floating-point parameter with "
+                "requires_grad=True."
             )
         self.names = tuple(names)
         self.parameters = tuple(tensors)
-        self.device = _local(tensors[0]).device
+        self.device = local_piece(tensors[0]).device
         self.dtype = torch.float32
         for tensor in tensors:
             self.dtype = torch.promote_types(self.dtype, tensor.dtype)
-        self._shapes = tuple(_local(tensor).shape for tensor in tensors)
+        self._shapes = tuple(local_piece(tensor).shape for tensor in tensors)
         self._sizes = tuple(shape.numel() for shape in self._shapes)
         self.local_dimension = sum(self._sizes)
         self.dimension = sum(tensor.numel() for tensor in tensors)
-        self.largest_local_dimension = sum(map(_largest_piece, tensors))
+        self.largest_local_dimension = sum(map(largest_piece, tensors))
         self._mesh, self._segments = self._find_shards()
 
     def _find_shards(self) -> tuple[Any, list[tuple[int, int, float]]]:
@@ -194,18 +132,20 @@ class ParameterSpace:
         pieces = [
             torch.zeros(size, dtype=self.dtype, device=self.device)
             if tensor is None
-            else _dense(_piece(tensor.detach(), parameter)).to(device=self.device, dtype=self.dtype).reshape(-1)
+            else _dense(piece_like(tensor.detach(), parameter)).to(device=self.device, dtype=self.dtype).reshape(-1)
             for tensor, parameter, size in zip(tensors, self.parameters, self._sizes, strict=True)
         ]
         return torch.cat(pieces)
 
     def split(self, vector: Tensor) -> list[Tensor]:
-        """The entries of a flat vector, one tensor a parameter in its shape, dtype and device (views where possible)."""
+        """The entries of a flat vector, one tensor a parameter in its shape, dtype and device; views if possible."""
         if vector.shape != (self.local_dimension,):
-            raise ValueError(f"Expected a flat vector of {self.local_dimension} entries, got shape {tuple(vector.shape)}.")
-        pieces = torch.split(vector, self._sizes)
+            raise ValueError(
+                f"Expected a flat vector of {self.local_dimension} entries, got shape {tuple(vector.shape)}."
+            )
+        pieces = torch.split(vector, list(self._sizes))
         return [
-            piece.view(shape).to(device=_local(tensor).device, dtype=tensor.dtype)
+            piece.view(shape).to(device=local_piece(tensor).device, dtype=tensor.dtype)
             for piece, shape, tensor in zip(pieces, self._shapes, self.parameters, strict=True)
         ]
 
@@ -272,11 +212,14 @@ class ParameterSpace:
         """Inner products of the rows of ``basis`` (m, n) with ``vector`` (n,); shape (m,), of their dtype."""
         if self._mesh is None:
             return _blocked_products(basis, vector).to(vector.dtype)
-        total = sum(share * _blocked_products(basis[:, a:b], vector[a:b]) for a, b, share in self._segments)
+        shares = [share * _blocked_products(basis[:, a:b], vector[a:b]) for a, b, share in self._segments]
+        total = torch.stack(shares).sum(0)
         return sum_over_mesh(self._mesh, total).to(vector.dtype)
 
     def segments(self) -> list[tuple[int, int, float]]:
-        """Runs of entries ``(start, end, share)``: an entry that r processes hold counts 1/r on each in a sum over all."""
+        """Runs of entries ``(start, end, share)``: an entry that r processes hold counts 1/r on each in a sum over
+        all.
+        """
         return [(0, self.local_dimension, 1.0)] if self._mesh is None else list(self._segments)
 
     def sum_over_processes(self, value: Tensor) -> Tensor:
@@ -284,7 +227,8 @@ class ParameterSpace:
         return value if self._mesh is None else sum_over_mesh(self._mesh, value)
 
     def __repr__(self) -> str:
-        return f"ParameterSpace({len(self.parameters)} parameters, {self.dimension} entries, {self.dtype}, {self.device})"
+        count = len(self.parameters)
+        return f"ParameterSpace({count} parameters, {self.dimension} entries, {self.dtype}, {self.device})"
 
 
 def _blocked_products(basis: Tensor, vector: Tensor) -> Tensor:
@@ -292,5 +236,6 @@ def _blocked_products(basis: Tensor, vector: Tensor) -> Tensor:
     size = vector.shape[0]
     if size <= BLOCK:
         return torch.mv(basis, vector).double()
-    parts = [torch.mv(basis[:, start : start + BLOCK], vector[start : start + BLOCK]) for start in range(0, size, BLOCK)]
+    starts = range(0, size, BLOCK)
+    parts = [torch.mv(basis[:, start : start + BLOCK], vector[start : start + BLOCK]) for start in starts]
     return torch.stack(parts).double().sum(0)

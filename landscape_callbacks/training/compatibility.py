@@ -13,7 +13,8 @@ from landscape_callbacks.training.lightning_namespace import MisconfigurationExc
 
 SUPPORTED_STRATEGIES = ("SingleDeviceStrategy", "DDPStrategy", "ModelParallelStrategy")
 _USE_FULLY_SHARD = (
-    "Use strategy=ModelParallelStrategy(...) with torch's fully_shard in configure_model (FSDP2) for models that have to be sharded, "
+    "Use strategy=ModelParallelStrategy(...) with torch's fully_shard in configure_model (FSDP2) for models that "
+    "have to be sharded, "
     "strategy='ddp' for others, or take the callback out."
 )
 _REFUSED_STRATEGIES = {
@@ -45,22 +46,29 @@ def require_supported_trainer(
     manual = not pl_module.automatic_optimization
     if manual and _is_a(trainer.strategy, "ModelParallelStrategy"):
         raise MisconfigurationException(
-            f"{monitor} cannot look at a module that steps its optimizers itself and is sharded: gradients of sharded parameters come by "
-            "backward only, which is in the step. Give loss_fn=..., called as loss_fn(pl_module, batch), that returns the loss to look at."
+            f"{monitor} cannot look at a module that steps its optimizers itself and is sharded: gradients of "
+            "sharded parameters come by "
+            "backward only, which is in the step. Give loss_fn=..., called as loss_fn(pl_module, batch), that "
+            "returns the loss to look at."
         )
     if manual and needs_other_weights:
         raise MisconfigurationException(
-            f"{monitor} has to evaluate the loss at other weights, and under manual optimization training_step itself steps the optimizers, so "
-            "it cannot be replayed. Give loss_fn=..., called as loss_fn(pl_module, batch), that returns the loss to look at."
+            f"{monitor} has to evaluate the loss at other weights, and under manual optimization training_step "
+            "itself steps the optimizers, so "
+            "it cannot be replayed. Give loss_fn=..., called as loss_fn(pl_module, batch), that returns the loss to "
+            "look at."
         )
     if manual and batches > 1:
         raise MisconfigurationException(
-            f"{monitor} averages over batches={batches}, and under manual optimization only the batch at hand can be looked at (training_step "
-            "itself steps the optimizers, so it cannot be replayed). Set batches=1 or give loss_fn=..., called as loss_fn(pl_module, batch)."
+            f"{monitor} averages over batches={batches}, and under manual optimization only the batch at hand can be "
+            "looked at (training_step "
+            "itself steps the optimizers, so it cannot be replayed). Set batches=1 or give loss_fn=..., called as "
+            "loss_fn(pl_module, batch)."
         )
     if "dataloader_iter" in inspect.signature(pl_module.training_step).parameters:
         raise MisconfigurationException(
-            f"{monitor} cannot replay a training_step(dataloader_iter): it would take batches away from training. Let training_step take the "
+            f"{monitor} cannot replay a training_step(dataloader_iter): it would take batches away from training. "
+            "Let training_step take the "
             "batch, or take the callback out."
         )
 
@@ -74,16 +82,20 @@ def require_supported_strategy(monitor: str, trainer: Any) -> None:
     strategy = trainer.strategy
     for name, reason in _REFUSED_STRATEGIES.items():
         if _is_a(strategy, name):
-            raise MisconfigurationException(f"{monitor} cannot measure under {type(strategy).__name__}, {reason}. {_USE_FULLY_SHARD}")
+            raise MisconfigurationException(
+                f"{monitor} cannot measure under {type(strategy).__name__}, {reason}. {_USE_FULLY_SHARD}"
+            )
     if not any(_is_a(strategy, name) for name in SUPPORTED_STRATEGIES):
         raise MisconfigurationException(
-            f"{monitor} measures on one device, under DDP and under ModelParallelStrategy; this trainer uses {type(strategy).__name__}. "
+            f"{monitor} measures on one device, under DDP and under ModelParallelStrategy; this trainer uses "
+            f"{type(strategy).__name__}. "
             f"{_USE_FULLY_SHARD}"
         )
 
 
 def require_supported_shards(monitor: str, trainer: Any, *, sharded: bool, differentiation: str) -> None:
-    """Refuses a data-parallel axis that nothing keeps in step, and second derivatives of shards, once the module is configured.
+    """Refuses a data-parallel axis that nothing keeps in step, and second derivatives of shards, once the module is
+    configured.
 
     Args:
         monitor: Class name of the monitor that asks.
@@ -96,14 +108,17 @@ def require_supported_shards(monitor: str, trainer: Any, *, sharded: bool, diffe
     """
     if sharded and differentiation == "double_backward":
         raise MisconfigurationException(
-            f"{monitor}: gradients of parameters under fully_shard carry no graph, so that differentiation='double_backward' is impossible. "
+            f"{monitor}: gradients of parameters under fully_shard carry no graph, so that "
+            "differentiation='double_backward' is impossible. "
             "Use 'auto' or 'central_difference'."
         )
     mesh = trainer.strategy.device_mesh if _is_a(trainer.strategy, "ModelParallelStrategy") else None
     if mesh is not None and mesh["data_parallel"].size() > 1 and not sharded:
         raise MisconfigurationException(
-            f"{monitor}: the mesh has {mesh['data_parallel'].size()} data-parallel ranks, but no part of the module is under fully_shard, which "
-            "would average its gradients over them. Call fully_shard(..., mesh=self.device_mesh['data_parallel']) in configure_model, or set "
+            f"{monitor}: the mesh has {mesh['data_parallel'].size()} data-parallel ranks, but no part of the module "
+            "is under fully_shard, which "
+            "would average its gradients over them. Call fully_shard(..., mesh=self.device_mesh['data_parallel']) in "
+            "configure_model, or set "
             "data_parallel_size=1."
         )
 
@@ -126,7 +141,8 @@ def require_overhead(monitor: str, value: Any) -> float | None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 < value <= 1.0:
         raise MisconfigurationException(
-            f"{monitor}: max_overhead is the share of training time that measurements may take, so it has to be in (0, 1], or None for no "
+            f"{monitor}: max_overhead is the share of training time that measurements may take, so it has to be in "
+            "(0, 1], or None for no "
             f"budget; got {value!r}."
         )
     return float(value)
@@ -154,7 +170,9 @@ def require_device(monitor: str, name: str, value: Any) -> str | None:
     try:
         torch.device(value)
     except (RuntimeError, TypeError) as error:
-        raise MisconfigurationException(f"{monitor}: {name} has to name a device, such as 'cpu' or 'cuda:1', got {value!r}.") from error
+        raise MisconfigurationException(
+            f"{monitor}: {name} has to name a device, such as 'cpu' or 'cuda:1', got {value!r}."
+        ) from error
     return str(value)
 
 

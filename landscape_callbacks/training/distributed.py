@@ -1,4 +1,6 @@
-"""Averages over data-parallel ranks, in which a rank that fails takes the others out with it instead of leaving them to wait."""
+"""Averages over data-parallel ranks, in which a rank that fails takes the others out with it instead of leaving them
+to wait.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +11,20 @@ import torch
 from torch import Tensor
 
 
-class OtherRankFailed(RuntimeError):
+class OtherRankFailedError(RuntimeError):
     """Another rank could not measure, so this one's part is worth nothing."""
 
 
 class RankAverage:
     """The mean of a tensor over the ranks that see different data.
 
-    DDP's gradient is the mean over ranks of each rank's mean loss, so this is the surface that training moves on. Under tensor
-    parallelism several ranks see the same data; the mean is then over the data-parallel axis of the mesh.
+    DDP's gradient is the mean over ranks of each rank's mean loss, so this is the surface that training moves on.
+    Under tensor parallelism several ranks see the same data; the mean is then over the data-parallel axis of the
+    mesh.
 
-    What keeps ranks together: before every collective of a measurement all ranks :meth:`agree` that none has failed. A rank
-    that fails says so in its next ``agree`` and leaves; the others, whose ``agree`` it meets, leave by :class:`OtherRankFailed`.
-    So both sides have called the same collectives, and training goes on with the next one.
+    What keeps ranks together: before every collective of a measurement all ranks :meth:`agree` that none has failed.
+    A rank that fails says so in its next ``agree`` and leaves; the others, whose ``agree`` it meets, leave by
+    :class:`OtherRankFailedError`. So both sides have called the same collectives, and training goes on with the next.
 
     Args:
         trainer: A trainer on more than one rank.
@@ -35,7 +38,7 @@ class RankAverage:
         self.ranks: int = self._world if mesh is None else mesh["data_parallel"].size()
 
     def agree(self, error: Exception | None = None) -> None:
-        """Raises ``error`` on its rank and :class:`OtherRankFailed` on every other; nothing when there is none."""
+        """Raises ``error`` on its rank and :class:`OtherRankFailedError` on every other; nothing when there is none."""
         failed = int(error is not None)
         failures = torch.tensor([failed, failed * int(self._rank == 0)], device=self._device)
         torch.distributed.all_reduce(failures)
@@ -45,7 +48,7 @@ class RankAverage:
             error._rank_zero_failed = bool(on_rank_zero)  # type: ignore[attr-defined]
             raise error
         if count > 0:
-            raise OtherRankFailed(f"{count} of {self._world} ranks could not measure; their own warning says why.")
+            raise OtherRankFailedError(f"{count} of {self._world} ranks could not measure; their own warning says why.")
 
     def __call__(self, value: Tensor) -> Tensor:
         """The mean over ranks, in place. All ranks have to agree before."""
@@ -68,9 +71,9 @@ def rank_average(trainer: Any) -> RankAverage | None:
 
 
 def all_ranks_know(error: BaseException | None) -> bool:
-    """Whether an error, or the one that it was raised from, was told to the other ranks by :meth:`RankAverage.agree`."""
+    """Whether an error, or the one it was raised from, was told to the other ranks by :meth:`RankAverage.agree`."""
     while error is not None:
-        if isinstance(error, OtherRankFailed) or getattr(error, "_all_ranks_know", False):
+        if isinstance(error, OtherRankFailedError) or getattr(error, "_all_ranks_know", False):
             return True
         error = error.__cause__
     return False
@@ -78,7 +81,7 @@ def all_ranks_know(error: BaseException | None) -> bool:
 
 def has_to_speak(error: BaseException) -> bool:
     """Whether an error is to be told by this rank, since rank zero has none of its own to tell."""
-    return not isinstance(error, OtherRankFailed) and not getattr(error, "_rank_zero_failed", True)
+    return not isinstance(error, OtherRankFailedError) and not getattr(error, "_rank_zero_failed", True)
 
 
 def largest_of_ranks(trainer: Any, values: list[float]) -> list[float]:
@@ -91,7 +94,9 @@ def largest_of_ranks(trainer: Any, values: list[float]) -> list[float]:
 
 
 def mean_where_known(trainer: Any, value: float | None) -> float | None:
-    """The mean of a number over the ranks that know it; ``None`` when none does. All ranks call it, since all decide alike."""
+    """The mean of a number over the ranks that know it; ``None`` when none does. All ranks call it, since all decide
+    alike.
+    """
     if trainer.world_size == 1:
         return value
     both = [0.0, 0.0] if value is None else [value, 1.0]

@@ -1,4 +1,6 @@
-"""Strategies that cannot be measured are refused before training, with what to use instead. None of them runs on a CPU."""
+"""Strategies that cannot be measured are refused before training, with what to use instead. None of them runs on a
+CPU.
+"""
 
 from __future__ import annotations
 
