@@ -61,7 +61,7 @@ def cost(model: Model) -> None:
         {
             "bare": lambda: bare(POINTS),
             "fixed": lambda: loss_slice(model.surface, direction, points=POINTS),
-            "adaptive": lambda: loss_slice(model.surface, direction),
+            "adaptive": lambda: loss_slice(model.surface, direction, curvature="difference"),
         },
         rounds=41,
     )
@@ -96,7 +96,7 @@ def directions_of(model: Model) -> dict[str, Tensor]:
 
 def accuracy(model: Model, covered: list[bool]) -> None:
     for name, direction in directions_of(model).items():
-        result = loss_slice(model.surface, direction)
+        result = loss_slice(model.surface, direction, curvature="difference")
         # A prime number of points: none but the ends and the middle are among the adaptive ones.
         at = np.linspace(-1.0, 1.0, 401)
         truth = model.surface.losses_along(direction, at.tolist()).numpy()

@@ -79,7 +79,7 @@ def loss_slice(
     extent: float | tuple[float, float] = 1.0,
     tolerance: float = 1e-3,
     max_points: int = 11,
-    curvature: str | tuple[float, float] = "difference",
+    curvature: str | tuple[float, float] = "auto",
     barrier_between: tuple[float, float] | None = None,
     validation: Surface | None = None,
 ) -> SliceResult:
@@ -100,8 +100,9 @@ def loss_slice(
         max_points: Most adaptive points, at least 9.
         curvature: How the curvature at 0 is found. ``"difference"``: from the losses, at the cost of two points close
             to 0. ``"product"``: by a Hessian-vector product; of ReLU networks that is the curvature between the kinks,
-            while differences see the kinks too. Or the curvature and its error, when they are known already, as of an
-            eigenvector of length 1 its eigenvalue and residual.
+            while differences see the kinks too. ``"auto"``: a product where the surface holds a graph for it, as after
+            a gradient or eigenvectors were taken at these weights; else differences. Or the curvature and its error,
+            when they are known already, as of an eigenvector of length 1 its eigenvalue and residual.
         barrier_between: The two distances that the barrier lies between; the ends of the slice when ``None``.
         validation: A second surface over the same parameters, such as the loss on validation data, evaluated at the
             same points.
@@ -123,12 +124,17 @@ def loss_slice(
     space = surface.space
     if direction.shape != (space.local_dimension,):
         raise ValueError(f"Expected a direction of shape ({space.local_dimension},), got {tuple(direction.shape)}.")
+    direction = direction.to(device=space.device, dtype=space.dtype)
     length = float(space.norm(direction))
     if not (np.isfinite(length) and length > 0.0):
         raise ValueError(f"The direction has length {length}; a slice needs a finite direction other than zero.")
-    if isinstance(curvature, str) and curvature not in ("difference", "product"):
-        raise ValueError(f"curvature has to be 'difference', 'product' or a pair of numbers, got {curvature!r}.")
+    if isinstance(curvature, str) and curvature not in ("auto", "difference", "product"):
+        raise ValueError(
+            f"curvature has to be 'auto', 'difference', 'product' or a pair of numbers, got {curvature!r}."
+        )
     sampler = _Sampler(surface, direction)
+    if curvature == "auto":
+        curvature = "product" if sampler.holds_graphs() else "difference"
     rounding = surface.rounding
     if points is None:
         low, high = _ends(extent)
@@ -172,6 +178,11 @@ class _Sampler:
         self._alphas = np.concatenate((self._alphas, alphas))[order]
         self.batch_losses = np.concatenate((self.batch_losses, rows), axis=1)[:, order]
         return self.average(rows)
+
+    def holds_graphs(self) -> bool:
+        """Whether a Hessian-vector product needs no new forward pass."""
+        graphs = [getattr(surface, "_current_graph", None) for surface in self._surfaces]
+        return all(graph is not None and graph() is not None for graph in graphs)
 
     def curvature_by_product(self) -> tuple[float, float]:
         """The second derivative along the direction at 0 from one Hessian-vector product a batch, and its error."""
