@@ -45,6 +45,8 @@ def take(browser: Browser, address: str, target: Path, *, dark: bool = False, re
     page.goto(address)
     frame = page.wait_for_selector("iframe").content_frame() if address.endswith("#landscape") else page.main_frame
     frame.wait_for_selector(ready)
+    if settings := page.query_selector("button:has-text('Settings')"):
+        settings.click()  # closes the pane that TensorBoard opens beside scalars
     page.wait_for_timeout(3000)
     page.screenshot(path=target)
     page.close()
@@ -66,7 +68,7 @@ def main() -> None:
         browser = driver.chromium.launch(executable_path=chromium, args=FLAGS)
         for name, dark in (("landscape_tab", False), ("landscape_tab_dark", True)):
             take(browser, f"{address}#landscape", arguments.output / f"{name}.png", dark=dark, ready=".timeline")
-        tags = "gradient/norm$|hessian/(largest|smallest)_eigenvalue$|stability/|train_loss|diagnosis/"
+        tags = "train_loss|diagnosis/plateau|gradient/norm$|hessian/(largest|smallest)_eigenvalue$|stability/ratio"
         scalars = f"{address}?tagFilter={tags}&smoothing=0#timeseries"
         take(browser, scalars, arguments.output / "scalars.png", ready="scalar-card")
         browser.close()
