@@ -1,4 +1,6 @@
-"""Sharpness while training: extreme Hessian eigenvalues, and where they stand against the optimizer's stability limit."""
+"""Sharpness while training: extreme Hessian eigenvalues, and where they stand against the optimizer's stability
+limit.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,12 @@ from landscape_callbacks.diagnosis.stability import curvature_limit
 from landscape_callbacks.records import Record
 from landscape_callbacks.surface.eigenpairs import Eigenpairs
 from landscape_callbacks.surface.spectrum import spectral_density, trace
-from landscape_callbacks.training.compatibility import require_choice, require_device, require_positive, require_positive_int
+from landscape_callbacks.training.compatibility import (
+    require_choice,
+    require_device,
+    require_positive,
+    require_positive_int,
+)
 from landscape_callbacks.training.memory import Memory, dtype_named, eigenvalue_memory, vector_memory
 from landscape_callbacks.training.monitor import Monitor
 from landscape_callbacks.training.optimizers import OptimizerDescription
@@ -31,9 +38,9 @@ class HessianEigenvalueMonitor(Monitor):
     eigenvector while it is below 2/η. A negative smallest eigenvalue shows a direction of descent that the gradient
     need not see. In deep nets it is there nearly always, so it proves no saddle (see :class:`SaddlePointMonitor`).
 
-    =====================================  ================================================================================
+    =====================================  ============================================================================
     tag                                    meaning
-    =====================================  ================================================================================
+    =====================================  ============================================================================
     ``hessian/largest_eigenvalue``         the largest; the next ones end in ``_2``, ``_3``, …
     ``hessian/smallest_eigenvalue``        the lowest (most negative); the next ones end in ``_2``, …
     ``hessian/<name>_error``               error bound of the value it stands beside
@@ -41,7 +48,7 @@ class HessianEigenvalueMonitor(Monitor):
     ``hessian/products``                   Hessian-vector products spent, each about two forward and backward passes
     ``hessian/approximation_error``        only where products are approximate: their estimated relative error
     ``stability/ratio``                    curvature that the optimizer sees, over its limit: 1 is the edge of stability
-    =====================================  ================================================================================
+    =====================================  ============================================================================
 
     ``stability/ratio`` is for SGD (also momentum and Nesterov), Adam, AdamW, NAdam and RMSprop, whose limits differ;
     for the adaptive ones it takes the preconditioned Hessian (Cohen et al. 2022, arXiv 2207.14484), which costs a
@@ -128,7 +135,10 @@ class HessianEigenvalueMonitor(Monitor):
     def memory(self, snapshot: Snapshot) -> Memory:
         """A Krylov basis, the vectors of a product, and the eigenvectors that are kept meanwhile."""
         wanted = self.request.largest + self.request.smallest
-        place: dict[str, Any] = {"basis_device": self.request.basis_device, "basis_dtype": dtype_named(self.request.basis_dtype)}
+        place: dict[str, Any] = {
+            "basis_device": self.request.basis_device,
+            "basis_dtype": dtype_named(self.request.basis_dtype),
+        }
         plain = eigenvalue_memory(snapshot.space, wanted, **place)
         needs = [plain]
         if self.stability:
@@ -199,14 +209,16 @@ class HessianEigenvalueMonitor(Monitor):
             scalars["hessian/approximation_error"] = approximation.relative_error
             self.coordinator.warn(
                 "approximation",
-                f"{type(self).__name__}: eigenvalues are approximate. {approximation.reason}; products are central differences of gradients at a "
+                f"{type(self).__name__}: eigenvalues are approximate. {approximation.reason}; products are central "
+                "differences of gradients at a "
                 f"distance of {approximation.step:.2g}, off by about {approximation.relative_error:.1g} of their norm "
                 "(logged as hessian/approximation_error).",
             )
         if self.verbose:
             edge = "" if ratio is None else f", stability ratio {ratio:.3f}"
             pl_module.print(
-                f"step {snapshot.step}: largest eigenvalue {float(pairs.values[0]):.4g} ± {float(pairs.errors[0]):.1g}{edge}"
+                f"step {snapshot.step}: largest eigenvalue {float(pairs.values[0]):.4g} ± "
+                f"{float(pairs.errors[0]):.1g}{edge}"
             )
         return Report(scalars, records)
 

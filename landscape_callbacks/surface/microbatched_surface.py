@@ -20,8 +20,8 @@ from landscape_callbacks.surface.vectors import ParameterSpace
 class MicrobatchedSurface(LossSurface):
     """The weighted mean of the losses of several microbatches.
 
-    As a :class:`LossSurface` of their mean, with the memory of one of them: no graph is retained, so a product costs a forward and a backward
-    more for each microbatch.
+    As a :class:`LossSurface` of their mean, with the memory of one of them: no graph is retained, so a product costs
+    a forward and a backward more for each microbatch.
 
     Args:
         closures: The loss of each microbatch; see :class:`LossSurface`.

@@ -14,8 +14,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory has run out, on an accelerator or on the host.
 
     Example:
-        >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory")), is_out_of_memory(ValueError("no"))
-        (True, False)
+        >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory"))
+        True
     """
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
@@ -23,7 +23,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def free_after(error: BaseException | None) -> None:
-    """Frees what the frames of a caught error hold: its traceback keeps their tensors alive for as long as somebody holds it."""
+    """Frees what the frames of a caught error hold: its traceback keeps their tensors alive for as long as somebody
+    holds it.
+    """
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__cause__ or error.__context__

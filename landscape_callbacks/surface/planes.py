@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from landscape_callbacks.surface.adaptive import symmetric_grid
-from landscape_callbacks.surface.directions import orthogonalized, random_direction
 from landscape_callbacks.surface.average_surface import AverageSurface
+from landscape_callbacks.surface.directions import orthogonalized, random_direction
 from landscape_callbacks.surface.loss_surface import LossSurface
 from landscape_callbacks.surface.vectors import ParameterSpace
 

@@ -99,13 +99,15 @@ def _nodes(starts: Iterable[Any]) -> Iterator[Any]:
 
 
 def refuse_hidden_parameters(loss: Tensor) -> None:
-    """Raises when a part of the graph keeps its parameters from ``torch.autograd.grad``, which would leave them out silently.
+    """Raises when a part of the graph keeps its parameters from ``torch.autograd.grad``, which would leave them out
+    silently.
 
     Reentrant activation checkpointing does: the parameters of its region are reached by ``backward`` alone.
     """
     if any(node.name() == "CheckpointFunctionBackward" for node in _nodes([loss.grad_fn])):
         raise HiddenParametersError(
-            "Parameters inside of reentrant activation checkpoints cannot be differentiated here: call torch.utils.checkpoint.checkpoint with "
+            "Parameters inside of reentrant activation checkpoints cannot be differentiated here: call "
+            "torch.utils.checkpoint.checkpoint with "
             "use_reentrant=False."
         )
 
@@ -115,7 +117,8 @@ def differentiable(loss: Tensor) -> Tensor:
     loss = scalar(loss)
     if not loss.requires_grad:
         raise ValueError(
-            "The closure returned a loss without a graph (requires_grad=False). Compute it from the parameters, without "
+            "The closure returned a loss without a graph (requires_grad=False). Compute it from the parameters, "
+            "without "
             "torch.no_grad() and without .detach()."
         )
     return loss

@@ -35,7 +35,7 @@ class RandomState:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._python = random.getstate()
-        self._numpy = np.random.get_state()
+        self._numpy = np.random.get_state()  # noqa: NPY002 - the global stream is what is kept
         self._torch = torch.get_rng_state()
         self._accelerator: Tensor | None = None
         if device.type == "cuda":
@@ -46,7 +46,7 @@ class RandomState:
     def restore(self) -> None:
         """Puts every stream back to where it was."""
         random.setstate(self._python)
-        np.random.set_state(self._numpy)
+        np.random.set_state(self._numpy)  # noqa: NPY002
         torch.set_rng_state(self._torch)
         if self._accelerator is not None:
             if self._device.type == "cuda":

@@ -12,7 +12,8 @@ from landscape_callbacks.surface.vectors import ParameterSpace
 
 FEW_EXTRA_VECTORS = 6
 MOST_MICROBATCHES = 16
-# Flat vectors that one Hessian-vector product holds besides its argument: the gradient with its graph, the product by parameter, both flat.
+# Flat vectors that one Hessian-vector product holds besides its argument: the gradient with its graph, the product by
+# parameter, both flat.
 _PRODUCT_VECTORS = 4
 
 
@@ -68,10 +69,15 @@ class Memory:
 
     def sentence(self, space: ParameterSpace) -> str:
         """What is said before the first measurement."""
-        place = "" if self.basis_device == space.device else f" on {space.device} and {_readable(self.basis)} on {self.basis_device}"
+        place = (
+            ""
+            if self.basis_device == space.device
+            else f" on {space.device} and {_readable(self.basis)} on {self.basis_device}"
+        )
         total = self.beside_parameters if place else self.beside_parameters + self.basis
         return (
-            f"Measuring the loss landscape holds up to {_readable(total)}{place} in vectors over {space.local_dimension:,} parameters, and for as "
+            f"Measuring the loss landscape holds up to {_readable(total)}{place} in vectors over "
+            f"{space.local_dimension:,} parameters, and for as "
             "long as it lasts about four times the activations that a forward pass keeps for its backward."
         )
 
@@ -101,8 +107,9 @@ def eigenvalue_memory(
     dtype = basis_dtype or space.dtype
     device = space.device if basis_device is None else torch.device(basis_device)
     apart = device != space.device or dtype != space.dtype
-    # A product, the start that was kept, one conversion from and to a basis that is elsewhere, and the eigenvectors as they are handed out.
-    working = max(_PRODUCT_VECTORS + 2 + 2 * apart, wanted + 3) + held + 4 * preconditioned
+    # A product, the start with its random part and what was kept of the last one, a conversion from and to a basis that is elsewhere, and the eigenvectors
+    # as they are handed out.
+    working = max(_PRODUCT_VECTORS + 4 + 2 * apart, wanted + 3) + held + 4 * preconditioned
     size = space.local_dimension
     return Memory(working * size * _bytes(space.dtype), rows * size * _bytes(dtype), device)
 

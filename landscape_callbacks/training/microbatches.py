@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -17,8 +18,8 @@ class NotSplittableError(RuntimeError):
 def split_batch(batch: Any, samples: int, parts: int) -> list[tuple[Any, int]] | None:
     """The batch in pieces, each with its number of samples; ``None`` when it cannot be split.
 
-    Split are tensors whose first length is ``samples``, and lists of that length, in mappings, lists, tuples and dataclasses. Everything else
-    goes into each piece as it is.
+    Split are tensors whose first length is ``samples``, and lists of that length, in mappings, lists, tuples and
+    dataclasses. Everything else goes into each piece as it is.
 
     Example:
         >>> import torch
@@ -28,13 +29,14 @@ def split_batch(batch: Any, samples: int, parts: int) -> list[tuple[Any, int]] |
     if samples < parts or not _has_samples(batch, samples):
         return None
     edges = [round(samples * part / parts) for part in range(parts + 1)]
-    return [(_piece(batch, samples, a, b), b - a) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return [(_piece(batch, samples, a, b), b - a) for a, b in pairwise(edges)]
 
 
 def couples_samples(module: torch.nn.Module, eval_mode: bool) -> bool:
     """Whether the module's loss at a sample depends on the others: batch norm with the statistics of the batch."""
     return any(
-        isinstance(part, torch.nn.modules.batchnorm._BatchNorm) and ((part.training and not eval_mode) or part.running_mean is None)
+        isinstance(part, torch.nn.modules.batchnorm._BatchNorm)
+        and ((part.training and not eval_mode) or part.running_mean is None)
         for part in module.modules()
     )
 

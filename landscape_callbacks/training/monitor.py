@@ -22,16 +22,19 @@ from landscape_callbacks.training.snapshot import Snapshot, SurfaceSettings, sel
 class Monitor(Callback):
     """A Lightning callback that looks at the loss surface now and then, and leaves training as it was.
 
-    A subclass says what it measures in :meth:`measure`, and announces in :meth:`prepare` what it will ask of the spectrum.
+    A subclass says what it measures in :meth:`measure`, and announces in :meth:`prepare` what it will ask of the
+    spectrum.
 
     Args:
         every_n_steps: Smallest distance of two measurements (optimizer steps).
-        max_overhead: Share of training time that measurements may take. ``None``: no budget, measure exactly every n steps.
+        max_overhead: Share of training time that measurements may take. ``None``: no budget, measure exactly every n
+            steps.
         parameters: Regular expression on parameter names (``re.search``); ``None``: all trainable parameters.
         loss_fn: Called as ``loss_fn(pl_module, batch) -> scalar`` instead of replaying ``training_step``.
         eval_mode: Dropout off, batch-norm statistics frozen while measuring.
         batches: Batches to average over: the last ones that passed by. The loader is never touched.
-        differentiation: ``"double_backward"``, ``"central_difference"``, or ``"auto"``: the second only where the first fails.
+        differentiation: ``"double_backward"``, ``"central_difference"``, or ``"auto"``: the second only where the
+            first fails.
         verbose: Print a line a measurement (rank zero).
 
     Raises:
@@ -101,7 +104,9 @@ class Monitor(Callback):
         raise NotImplementedError
 
     def memory(self, snapshot: Snapshot) -> Memory:
-        """What :meth:`measure` takes at its peak, beside activations: the weights as they were, directions, a product, and two vectors a batch."""
+        """What :meth:`measure` takes at its peak, beside activations: the weights as they were, directions, a
+        product, and two vectors a batch.
+        """
         return vector_memory(snapshot.space, 8 + 2 * self.settings.batches)
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
@@ -160,11 +165,15 @@ class Monitor(Callback):
             self._coordinator.stop()
 
     def state_dict(self) -> dict[str, Any]:
-        """The cadence as plain values, the count of failures, and start vectors of the next measurement as CPU tensors."""
+        """The cadence as plain values, the count of failures, and start vectors of the next measurement as CPU
+        tensors.
+        """
         running = self._coordinator
         return {
             "cadence": self.cadence.state_dict(),
-            "training_seconds": running.clock.training_seconds(time.perf_counter()) if running else self.carried_seconds,
+            "training_seconds": running.clock.training_seconds(time.perf_counter())
+            if running
+            else self.carried_seconds,
             "failed_measurements": running.failed if running else self.carried_failures,
             "warm_starts": running.warm_starts_to_save(self) if running else self.carried_warm_starts,
         }

@@ -131,7 +131,9 @@ def _enabled_attention_kernels() -> list[SDPBackend]:
 
 @contextmanager
 def _differentiable_twice() -> Iterator[None]:
-    """What has no second derivative is replaced by its equal that has one, in forwards and in what backwards run again."""
+    """What has no second derivative is replaced by its equal that has one, in forwards and in what backwards run
+    again.
+    """
     with ExitStack() as stack:
         # Compiled code has none. The compiler is imported (seconds) only by those who use it.
         if "torch._dynamo" in sys.modules:

@@ -78,7 +78,8 @@ def log_text(trainer: Any, tag: str, markdown: str, step: int) -> None:
 
 
 def open_record_writer(trainer: Any) -> RecordWriter | None:
-    """A writer into the log directory of the run and the event files of its TensorBoard loggers; ``None`` off rank zero.
+    """A writer into the log directory of the run and the event files of its TensorBoard loggers; ``None`` off rank
+    zero.
 
     Call it on every rank: Lightning broadcasts the log directory.
     """
@@ -116,7 +117,7 @@ class WarnOnce:
         if reason not in self._given:
             self._given.add(reason)
             if every_rank:
-                warnings.warn(f"[rank {rank_zero_only.rank}] {message}", RuntimeWarning, stacklevel=4)
+                warnings.warn(f"[rank {getattr(rank_zero_only, 'rank', 0)}] {message}", RuntimeWarning, stacklevel=4)
             else:
                 rank_zero_warn(message, category=RuntimeWarning, stacklevel=4)
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from landscape_callbacks.surface.average_surface import AverageSurface
 from landscape_callbacks.surface.eigenpairs import Eigenpairs
 from landscape_callbacks.surface.lanczos import extreme_eigenvalues
-from landscape_callbacks.surface.average_surface import AverageSurface
 from landscape_callbacks.surface.loss_surface import LossSurface
 from landscape_callbacks.surface.microbatched_surface import MicrobatchedSurface
 from landscape_callbacks.surface.power_iteration import power_iteration
@@ -25,7 +25,8 @@ from landscape_callbacks.training.memory import Economy, dtype_named
 from landscape_callbacks.training.microbatches import NotSplittableError, split_batch
 from landscape_callbacks.training.optimizers import OptimizerDescription, describe_optimizer
 from landscape_callbacks.training.replay import LossFunction, Replay
-
+from landscape_callbacks.training.seen_batch import SeenBatch, samples_in
+from landscape_callbacks.training.warm_starts import WarmStarts
 
 # Dropout draws other masks for parts than for the whole; a sum instead of a mean is off by much more.
 _SPLIT_TOLERANCE = 0.1
@@ -50,37 +51,9 @@ class SurfaceSettings:
     differentiation: str = "auto"
 
 
-@dataclass(frozen=True)
-class SeenBatch:
-    """A batch that passed by in training, with its index in the epoch and its number of samples."""
-
-    batch: Any
-    index: int
-    samples: int
-
-
-def samples_in(batch: Any) -> int:
-    """Samples in a batch: the first length of its first tensor, in tensors, mappings, lists, tuples and dataclasses; else 1.
-
-    Other iterables are left alone: going through a generator would take its items away from training.
-    """
-    pending = [batch]
-    while pending:
-        entry = pending.pop()
-        if isinstance(entry, Tensor):
-            return int(entry.shape[0]) if entry.ndim else 1
-        if isinstance(entry, Mapping):
-            pending += reversed(list(entry.values()))
-        elif isinstance(entry, (list, tuple)):
-            pending += reversed(entry)
-        elif is_dataclass(entry):
-            pending += reversed([getattr(entry, part.name) for part in fields(entry)])
-    return 1
-
-
 @dataclass
 class EigenRequest:
-    """What monitors want to know of the spectrum at one step; the largest wish of each kind is computed once for all."""
+    """What monitors want to know of the spectrum at one step; the largest wish of each kind is computed once."""
 
     largest: int = 0
     smallest: int = 0
@@ -97,41 +70,6 @@ class EigenRequest:
         self.method = "lanczos" if "lanczos" in (self.method, other.method) else "power_iteration"
         self.basis_device = self.basis_device or other.basis_device
         self.basis_dtype = self.basis_dtype or other.basis_dtype
-
-
-class WarmStarts:
-    """Start vectors that a measurement leaves for the next one, by operator.
-
-    They are kept in bfloat16: a start needs no digits, only a direction, and they wait through the whole of training and in checkpoints.
-    """
-
-    def __init__(self) -> None:
-        self._vectors: dict[str, Tensor] = {}
-        self._sharded = False
-
-    def put(self, name: str, vector: Tensor, space: ParameterSpace, device: torch.device | str | None = None) -> None:
-        """Keeps a start for the next measurement; none when it is not finite."""
-        self._sharded = space.local_dimension != space.dimension
-        kept = vector.detach().to(device=device, dtype=torch.bfloat16, copy=True)
-        if bool(torch.isfinite(kept).all()):
-            self._vectors[name] = kept
-        else:
-            self._vectors.pop(name, None)
-
-    def get(self, name: str, space: ParameterSpace) -> Tensor | None:
-        """The start that was kept, as a vector of ``space``; ``None`` without one that fits."""
-        kept = self._vectors.get(name)
-        if kept is None or len(kept) != space.local_dimension:
-            return None
-        return kept.to(device=space.device, dtype=space.dtype)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """CPU tensors for a checkpoint. Shards are left out: a checkpoint holds the state of one rank."""
-        return {} if self._sharded else {name: vector.cpu() for name, vector in self._vectors.items()}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Continues with the starts of a checkpoint."""
-        self._vectors = dict(state)
 
 
 class Snapshot:
@@ -234,7 +172,8 @@ class Snapshot:
     def sharpness_of_steps(self, tolerance: float) -> Eigenpairs | None:
         """Largest eigenvalue of the Hessian as the optimizer sees it: preconditioned, with its weight decay.
 
-        ``None`` when the optimizer's linear map is not known. Equals the largest eigenvalue of the plain Hessian for plain SGD.
+        ``None`` when the optimizer's linear map is not known. Equals the largest eigenvalue of the plain Hessian for
+        plain SGD.
         """
         return self._once("sharpness_of_steps", lambda: self._compute_sharpness_of_steps(tolerance))
 
@@ -357,7 +296,9 @@ def live_snapshot(
     warm_starts: WarmStarts,
     economy: Economy,
 ) -> Iterator[Snapshot]:
-    """A snapshot on the graph of the training step itself, before its backward: no second forward, and no other weights."""
+    """A snapshot on the graph of the training step itself, before its backward: no second forward, and no other
+    weights.
+    """
     space = select_parameters(pl_module, settings.parameters)
     average = rank_average(trainer)
     batches = _over_ranks([seen], average)

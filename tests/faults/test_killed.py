@@ -1,4 +1,6 @@
-"""A process that is killed inside of a measurement and resumes from its last checkpoint ends where an undisturbed one does."""
+"""A process that is killed inside of a measurement and resumes from its last checkpoint ends where an undisturbed one
+does.
+"""
 
 from __future__ import annotations
 
@@ -110,7 +112,7 @@ def test_training_ends_as_if_nothing_had_happened(runs: Any) -> None:
 
 
 def test_records_before_the_kill_are_kept_and_go_on(runs: Any) -> None:
-    *_, whole, broken, before, _ = runs
+    *_, broken, before, _ = runs
     assert sorted(before) == list(range(KILLED_AT))
     after = eigenvalues(broken)
     assert sorted(after) == list(range(STEPS))

@@ -78,7 +78,9 @@ def test_an_experiment_that_raises_on_figures_and_texts(
 
 
 def test_a_log_directory_that_cannot_be_written(untouched: str, tmp_path: Path) -> None:
-    """A file stands where the directory should be: as with a read-only directory, nothing can be made in it, also not by root."""
+    """A file stands where the directory should be: as with a read-only directory, nothing can be made in it, also not
+    by root.
+    """
     (tmp_path / "taken").write_text("a file")
 
     class Placed(RowLogger):

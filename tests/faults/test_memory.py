@@ -1,4 +1,6 @@
-"""Memory: what is stated before the first measurement holds, nothing grows, and running out of it costs no training run."""
+"""Memory: what is stated before the first measurement holds, nothing grows, and running out of it costs no training
+run.
+"""
 
 from __future__ import annotations
 
@@ -165,7 +167,8 @@ def test_nothing_grows_over_two_hundred_measurements() -> None:
     pl.Trainer(callbacks=[*monitors, usage], **options).fit(Module(), data(samples=8))
     assert monitors[0].cadence.measurements == 250
     assert monitors[0].coordinator.failed == 0
-    # The first 50 steps fill caches; the 200 measurements that follow leave nothing behind but the curves that figures are drawn from.
+    # The first 50 steps fill caches; the 200 measurements that follow leave nothing behind but the curves that
+    # figures are drawn from.
     assert usage.tensors[-1] - usage.tensors[0] < 6 * 250
     assert usage.objects[-1] - usage.objects[0] < 2000
     assert usage.resident[-1] - usage.resident[0] < 30_000

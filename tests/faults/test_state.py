@@ -96,7 +96,9 @@ def state_of(trainer: Any, module: Any) -> str:
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("kind", ["SIGINT", "KeyboardInterrupt"])
 def test_interrupts(kind: str, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever moment a user picks to stop: weights, optimizer, statistics and random streams are those between two steps."""
+    """Whatever moment a user picks to stop: weights, optimizer, statistics and random streams are those between two
+    steps.
+    """
     act = raising(KeyboardInterrupt()) if kind == "KeyboardInterrupt" else lambda: os.kill(os.getpid(), signal.SIGINT)
     found, before = Interrupted(), FirstStates()
     options: dict[str, Any] = {"max_epochs": 1, "accelerator": "cpu", "devices": 1, "enable_checkpointing": False}

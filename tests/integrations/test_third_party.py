@@ -1,4 +1,6 @@
-"""Modules of other libraries, unchanged, with every part of ``LandscapeMonitor`` at every step: ``make test-integrations``."""
+"""Modules of other libraries, unchanged, with every part of ``LandscapeMonitor`` at every step: ``make
+test-integrations``.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ def demo_transformer() -> tuple[Any, Any, Any]:
 
 
 def forecasting() -> tuple[Any, Any, Any]:
-    """A temporal fusion transformer: LSTMs, attention, quantile loss, dict batches with a pandas index, its own metrics and logs."""
+    """A temporal fusion transformer: LSTMs, attention, quantile loss, dict batches with a pandas index, its own
+    metrics and logs.
+    """
     import lightning.pytorch as pl
     import numpy as np
     import pandas as pd
@@ -85,7 +89,9 @@ def forecasting() -> tuple[Any, Any, Any]:
 
 
 def molecules() -> tuple[Any, Any, Any]:
-    """chemprop's message passing network on molecular graphs: batches are objects of its own, batch norm, a Noam schedule."""
+    """chemprop's message passing network on molecular graphs: batches are objects of its own, batch norm, a Noam
+    schedule.
+    """
     from chemprop import data, featurizers, models, nn
     from lightning import pytorch as pl
 

@@ -1,7 +1,9 @@
-"""Trains a setup with and without monitors at every step: training has to be bit-identical, and the values those of a dense reference.
+"""Trains a setup with and without monitors at every step: training has to be bit-identical, and the values those of a
+dense reference.
 
-The reference shares nothing with the library: it loads the weights of a step into a fresh module in float64 and takes fourth-order
-differences of plain gradients, so it needs no second derivative of anything. Attention runs in its MATH kernel there.
+The reference shares nothing with the library: it loads the weights of a step into a fresh module in float64 and takes
+fourth-order differences of plain gradients, so it needs no second derivative of anything. Attention runs in its MATH
+kernel there.
 """
 
 from __future__ import annotations

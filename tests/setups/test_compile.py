@@ -1,6 +1,7 @@
 """Rows of the support table: ``torch.compile`` of the module, of an inner module and of the step.
 
-Backend ``aot_eager``: what differs for a monitor (traced code, one derivative only) is the same as with inductor, without its minute in a C++ compiler.
+Backend ``aot_eager``: what differs for a monitor (traced code, one derivative only) is the same as with inductor,
+without its minute in a C++ compiler.
 """
 
 from __future__ import annotations

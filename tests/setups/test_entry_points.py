@@ -39,14 +39,16 @@ for callbacks in ([], [LandscapeMonitor(max_overhead=None, every_n_steps=1)]):
     torch.manual_seed(3)
     module = Module()
     trainer = pl.Trainer(
-        max_epochs=3, callbacks=callbacks, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu"
+        max_epochs=3, callbacks=callbacks, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        accelerator="cpu"
     )
     trainer.fit(module, torch.utils.data.DataLoader(x, batch_size=8))
     weights.append(module.weight.detach().clone())
 assert torch.equal(*weights)
 expected = torch.linalg.eigvalsh(2 * x.T @ x / 8)
 for end, value in (("largest", expected[-1]), ("smallest", expected[0])):
-    assert torch.isclose(trainer.callback_metrics[f"hessian/{{end}}_eigenvalue"], value, rtol=0.05), trainer.callback_metrics
+    assert torch.isclose(trainer.callback_metrics[f"hessian/{{end}}_eigenvalue"], value, rtol=0.05),
+    trainer.callback_metrics
 print("equal and right", type(trainer).__module__)
 """
 

@@ -1,4 +1,6 @@
-"""Properties of every loss surface, on random small networks: layers, parameter filters, dtypes, batch shapes and losses."""
+"""Properties of every loss surface, on random small networks: layers, parameter filters, dtypes, batch shapes and
+losses.
+"""
 
 from __future__ import annotations
 
