@@ -107,8 +107,8 @@ def eigenvalue_memory(
     dtype = basis_dtype or space.dtype
     device = space.device if basis_device is None else torch.device(basis_device)
     apart = device != space.device or dtype != space.dtype
-    # A product, the start with its random part and what was kept of the last one, a conversion from and to a basis that is elsewhere, and the eigenvectors
-    # as they are handed out.
+    # A product, the start with its random part and what was kept of the last one, a conversion from and to a basis
+    # that is elsewhere, and the eigenvectors as they are handed out.
     working = max(_PRODUCT_VECTORS + 4 + 2 * apart, wanted + 3) + held + 4 * preconditioned
     size = space.local_dimension
     return Memory(working * size * _bytes(space.dtype), rows * size * _bytes(dtype), device)
