@@ -135,7 +135,7 @@ def run(case: Case, *, measured: bool) -> Run:
     rows, recorder = RowLogger(), Recorder()
     monitors: list[Any] = []
     if measured:
-        monitors = [HessianEigenvalueMonitor(**{"largest": 2, "tolerance": 1e-6, **EVERY_STEP, **case.monitor})]
+        monitors = [HessianEigenvalueMonitor(**{"largest": 2, "tolerance": 1e-4, **EVERY_STEP, **case.monitor})]
         common = {name: value for name, value in case.monitor.items() if name != "tolerance"}
         norm_only = {name: value for name, value in common.items() if name == "parameters"}
         monitors.append(GradientNormMonitor(**EVERY_STEP, **norm_only))

@@ -9,7 +9,7 @@ from tests.setups.harness import Case, check, check_values
 
 CASES = {
     "fp32": Case(),
-    "fp64": Case(trainer={"precision": "64-true"}, tolerance=1e-6),
+    "fp64": Case(trainer={"precision": "64-true"}, monitor={"tolerance": 1e-8}, tolerance=1e-6),
     # Half precision is part of the loss that is measured: values are those of the float64 loss to its rounding.
     "bf16-mixed": Case(trainer={"precision": "bf16-mixed"}, monitor={"tolerance": 0.01}, tolerance=0.02),
     "bf16-true": Case(trainer={"precision": "bf16-true"}, monitor={"tolerance": 0.01}, tolerance=0.02),
