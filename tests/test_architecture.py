@@ -26,7 +26,16 @@ OURS = {
     "callbacks": {"training", "surface", "diagnosis", "figures", "records"},
     "tensorboard_plugin": {"records"},
     "interpolate": {"surface"},
-    "commands": {"interpolate", "callbacks", "training", "surface", "diagnosis", "figures", "tensorboard_plugin", "records"},
+    "commands": {
+        "interpolate",
+        "callbacks",
+        "training",
+        "surface",
+        "diagnosis",
+        "figures",
+        "tensorboard_plugin",
+        "records",
+    },
     "__main__": {"commands"},
     "__init__": {"callbacks", "records"},
 }

@@ -1,1 +1,1 @@
-
+"""Callbacks for a Trainer, one a file."""

@@ -31,30 +31,34 @@ _SHARE_OF_NORMS = 0.2
 class GradientNormMonitor(Monitor):
     r"""Logs the L2 norm of the gradient that the optimizer is given, before and after clipping.
 
-    The norm is that of the accumulated, unscaled gradient, taken in one fused call and brought over in one transfer a measurement.
+    The norm is that of the accumulated, unscaled gradient, taken in one fused call and brought over in one transfer a
+    measurement.
 
-    ========================================  =============================================================================
+    ========================================  ==========================================================================
     tag                                       meaning
-    ========================================  =============================================================================
-    ``gradient/norm``                         before clipping, over all measured parameters (loss units a unit of weight)
+    ========================================  ==========================================================================
+    ``gradient/norm``                         before clipping, over all measured parameters (loss units a unit weight)
     ``gradient/norm_clipped``                 after clipping, where the trainer or the module clips
     ``gradient/norm/<module>``                of a submodule, with ``per_module``
     ``gradient/norm/optimizer_<i>``           of each optimizer's parameters, where there are several
-    ``gradient/nonfinite_steps``              measured steps with an infinite or NaN gradient so far, from the first one on
+    ``gradient/nonfinite_steps``              measured steps with an infinite or NaN gradient, from the first one on
     ``gradient/noise_scale``                  B_simple (samples), with ``noise_scale_batches``
     ``gradient/noise_scale_error``            its standard error
-    ========================================  =============================================================================
+    ========================================  ==========================================================================
 
-    A non-finite norm is logged as it is. With 16-bit AMP a step whose gradients overflowed is such a step; the scaler skips it.
+    A non-finite norm is logged as it is. With 16-bit AMP a step whose gradients overflowed is such a step; the scaler
+    skips it.
 
     Args:
         every_n_steps: Smallest distance of two measurements (optimizer steps).
         max_overhead: Share of training time that measurements may take; ``None``: measure exactly every n steps.
-        per_module: Depth of module names to log norms for: 1 logs ``encoder``, ``head``, …; 2 also ``encoder.layer1``. 0: total only.
+        per_module: Depth of module names to log norms for: 1 logs ``encoder``, ``head``, …; 2 also ``encoder.layer1``.
+            0: total only.
         parameters: Regular expression on parameter names (``re.search``); ``None``: all trainable parameters.
-        noise_scale_batches: Estimate the gradient noise scale (McCandlish et al. 2018) from this many recent batches, each replayed at the
-            current weights. 0: off. Needs at least 3.
-        loss_fn: Called as ``loss_fn(pl_module, batch) -> scalar`` instead of replaying ``training_step``; for the noise scale only.
+        noise_scale_batches: Estimate the gradient noise scale (McCandlish et al. 2018) from this many recent
+            batches, each replayed at the current weights. 0: off. Needs at least 3.
+        loss_fn: Called as ``loss_fn(pl_module, batch) -> scalar`` instead of replaying ``training_step``; for the
+            noise scale only.
         eval_mode: Dropout off and batch-norm statistics frozen; for the noise scale only.
         verbose: Print a line a measurement (rank zero).
 

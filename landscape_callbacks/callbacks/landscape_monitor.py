@@ -57,7 +57,8 @@ class LandscapeMonitor(Callback):
         parameters: Regular expression on parameter names (``re.search``); ``None``: all trainable parameters.
         loss_fn: Called as ``loss_fn(pl_module, batch) -> scalar`` instead of replaying ``training_step``.
         eval_mode: Dropout off, batch-norm statistics frozen while measuring.
-        basis_device: Where eigenvalues keep their Krylov basis, such as ``"cpu"`` for large models; see :class:`HessianEigenvalueMonitor`.
+        basis_device: Where eigenvalues keep their Krylov basis, such as ``"cpu"`` for large models; see
+            :class:`HessianEigenvalueMonitor`.
         basis_dtype: ``"float32"`` or ``"float64"``, of that basis.
         figures: Draw figures for the loggers, where matplotlib is installed.
         verbose: Print a line a measurement (rank zero).
@@ -108,7 +109,12 @@ class LandscapeMonitor(Callback):
             "batches": batches,
         }
         self._add("gradient_norms", GradientNormMonitor, gradient_norms, common)
-        self._add("eigenvalues", HessianEigenvalueMonitor, eigenvalues, {**surface, "basis_device": basis_device, "basis_dtype": basis_dtype})
+        self._add(
+            "eigenvalues",
+            HessianEigenvalueMonitor,
+            eigenvalues,
+            {**surface, "basis_device": basis_device, "basis_dtype": basis_dtype},
+        )
         self._add("slices", LossSliceMonitor, slices, {**surface, **lines})
         self._add("critical_learning_rate", CriticalLearningRateMonitor, critical_learning_rate, common)
         self._add("diagnosis", SaddlePointMonitor, diagnosis, {**common, "first_within_budget": True})
@@ -127,7 +133,8 @@ class LandscapeMonitor(Callback):
             return
         if part is not True and not isinstance(part, Mapping):
             raise MisconfigurationException(
-                f"LandscapeMonitor: {name} has to be True, False or keywords of {monitor.__name__} as a mapping, got {part!r}."
+                f"LandscapeMonitor: {name} has to be True, False or keywords of {monitor.__name__} as a mapping, "
+                f"got {part!r}."
             )
         own = {} if part is True else dict(part)
         share = None if self.max_overhead is None else self.max_overhead * _SHARES[name]
@@ -154,7 +161,8 @@ class LandscapeMonitor(Callback):
     def _leave_out(self, names: list[str]) -> None:
         if names:
             rank_zero_info(
-                f"LandscapeMonitor leaves out {', '.join(names)}: under manual optimization the loss cannot be evaluated at other weights. "
+                f"LandscapeMonitor leaves out {', '.join(names)}: under manual optimization the loss cannot be "
+                "evaluated at other weights. "
                 "Give loss_fn=... to have them."
             )
         self.parts = {name: part for name, part in self.parts.items() if name not in names}

@@ -41,16 +41,16 @@ _SECONDS_A_FIGURE = 0.3
 class LossSliceMonitor(Monitor):
     r"""Logs the loss along lines through the current weights: curves, and the numbers that they say.
 
-    =====================================  ==============================================================================
+    =====================================  ============================================================================
     tag (``slice/<direction>/…``)          meaning
-    =====================================  ==============================================================================
-    ``curvature``, ``curvature_error``     second derivative at the current weights, per unit length of the direction squared
+    =====================================  ============================================================================
+    ``curvature``, ``curvature_error``     second derivative at the current weights, a squared unit of length
     ``best_step``, ``best_step_error``     where the loss is lowest, in the unit of the line; of ``update`` counted from
                                            before the step, so 1 says that the optimizer's step went just as far as it
                                            should
     ``barrier``                            highest loss between the ends minus the mean of theirs (Frankle et al. 2020)
     ``convexity_violation``                how far the curve rises above its convex envelope (0: convex)
-    =====================================  ==============================================================================
+    =====================================  ============================================================================
 
     Directions: ``gradient`` (downhill; in lengths of the last step), ``update`` (the optimizer's last real step, so
     Adam's is Adam's), ``largest_eigenvector`` and ``smallest_eigenvector`` of the Hessian, ``random`` (Gaussian,
@@ -58,8 +58,8 @@ class LossSliceMonitor(Monitor):
     (from the weights at the start, at -1, to the current ones, at 0), ``checkpoint`` (from those at the end of the last
     epoch). Dropout and batch norm are as in the training step unless ``eval_mode``.
 
-    The points are chosen adaptively, at most eleven forward passes a line and batch, with the error of the curve between
-    them in the record. With ``batches`` above 1, errors over batches are given.
+    The points are chosen adaptively, at most eleven forward passes a line and batch, with the error of the curve
+    between them in the record. With ``batches`` above 1, errors over batches are given.
 
     Args:
         directions: Which lines, of those above and of ``own_directions``.
@@ -75,7 +75,8 @@ class LossSliceMonitor(Monitor):
             logged metric that is its loss.
         weight_decay: Also show the loss with the optimizer's weight decay, where it has one.
         figures: Draw the curves and their history at the 4th, 8th, 16th, … measurement and at the end of the fit.
-        last_within_budget: Draw at the end only what is left of ``max_overhead`` allows; the data are recorded in any case.
+        last_within_budget: Draw at the end only what is left of ``max_overhead`` allows; the data are recorded in any
+            case.
         theme: ``"light"`` or ``"dark"`` figures.
         seed: Of the random lines.
         parameters: Regular expression on parameter names (``re.search``); ``None``: all trainable parameters.
@@ -322,7 +323,8 @@ class LossSliceMonitor(Monitor):
             **super().state_dict(),
             "reach": dict(self.reach.of),
             "book": self.book.state_dict(),
-            # A checkpoint holds what rank zero has, which of sharded weights is a piece: such a run starts these lines anew.
+            # A checkpoint holds what rank zero has, which of sharded weights is a piece: such a run starts these lines
+            # anew.
             "initial": None if self._is_sharded else self.anchors.initial,
             "checkpoint": None if self._is_sharded else self.anchors.checkpoint,
         }

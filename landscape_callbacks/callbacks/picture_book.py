@@ -36,7 +36,11 @@ class PictureBook:
 
     def is_due(self) -> bool:
         """Whether this is the 4th, 8th, 16th, … measurement."""
-        return self.measurements > self._drawn and self.measurements >= _FIRST and self.measurements & (self.measurements - 1) == 0
+        return (
+            self.measurements > self._drawn
+            and self.measurements >= _FIRST
+            and self.measurements & (self.measurements - 1) == 0
+        )
 
     def is_behind(self) -> bool:
         """Whether something was measured since the last drawing."""

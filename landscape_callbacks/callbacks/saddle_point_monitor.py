@@ -38,7 +38,7 @@ class SaddlePointMonitor(LossWatchingMonitor):
     along it) ``diagnosis/plateau``                         0 (falls for sure) to 1 (has stopped for sure)
     ``diagnosis/verdict``                         text: verdict, evidence with standard errors, cost
     ``diagnosis/samples``                         samples of training that all looks so far cost
-    ``stability/batch_sharpness_ratio``           batch sharpness over the optimizer's limit, with ``…_error``: the gauge
+    ``stability/batch_sharpness_ratio``           batch sharpness over the limit, with ``…_error``: the gauge
                                                   that goes to 1 at the edge of stability when training on minibatches
     ``stability/largest_stable_learning_rate``    where steps would stop contracting, at the curvature of the last look
     ============================================  ==================================================================

@@ -1,8 +1,8 @@
 """The maths of loss surfaces, in plain torch."""
 
+from landscape_callbacks.surface.average_surface import AverageSurface
 from landscape_callbacks.surface.eigenpairs import Eigenpairs
 from landscape_callbacks.surface.lanczos import extreme_eigenvalues
-from landscape_callbacks.surface.average_surface import AverageSurface
 from landscape_callbacks.surface.loss_surface import LossSurface
 from landscape_callbacks.surface.planes import PlaneResult, loss_plane
 from landscape_callbacks.surface.power_iteration import power_iteration

@@ -18,7 +18,7 @@ from landscape_callbacks.training.isolation import ModuleState, RandomState, mut
 LossFunction = Callable[[Any, Any], Tensor]
 
 
-class StepSkipped(Exception):
+class StepSkipped(Exception):  # noqa: N818 - nothing went wrong
     """``training_step`` returned None: it skips this batch, so there is no loss to look at."""
 
 

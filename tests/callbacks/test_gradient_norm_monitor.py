@@ -50,7 +50,12 @@ def test_norms_before_and_after_clipping_are_those_of_the_definition(setup: str)
 
 
 def test_norms_are_measured_beside_the_noise_scale_also_behind_another_monitor() -> None:
-    train([HessianEigenvalueMonitor(every_n_steps=5), GradientNormMonitor(every_n_steps=1, max_overhead=None, noise_scale_batches=3)])
+    train(
+        [
+            HessianEigenvalueMonitor(every_n_steps=5),
+            GradientNormMonitor(every_n_steps=1, max_overhead=None, noise_scale_batches=3),
+        ]
+    )
     rows = train.last_rows.our_rows()  # type: ignore[attr-defined]
     assert [step for step, row in rows if "gradient/norm" in row] == list(range(16))
     assert [step for step, row in rows if "gradient/noise_scale" in row] == list(range(2, 16))
@@ -58,7 +63,9 @@ def test_norms_are_measured_beside_the_noise_scale_also_behind_another_monitor()
 
 @pytest.mark.parametrize("setup", SETUPS)
 def test_training_is_bit_identical(setup: str) -> None:
-    monitor = GradientNormMonitor(every_n_steps=1, max_overhead=None, per_module=2, noise_scale_batches=0 if "manual" in setup else 3)
+    monitor = GradientNormMonitor(
+        every_n_steps=1, max_overhead=None, per_module=2, noise_scale_batches=0 if "manual" in setup else 3
+    )
     assert train([monitor], **SETUPS[setup]) == train([], **SETUPS[setup])
 
 

@@ -189,7 +189,7 @@ def test_weights_come_back_after_an_exception_in_the_with_block() -> None:
     weight = nn.Parameter(torch.randn(7))
     before = weight.detach().clone()
     surface = LossSurface(lambda: (weight**2).sum(), [weight])
-    with pytest.raises(KeyboardInterrupt), surface.displaced() as move_to:  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), surface.displaced() as move_to:
         move_to((torch.ones(7), 1.0))
         assert not torch.equal(weight, before)
         raise KeyboardInterrupt

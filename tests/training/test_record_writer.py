@@ -136,7 +136,10 @@ def test_a_record_that_fits_only_in_part_leaves_no_trace(tmp_path: Path) -> None
 
 def test_an_address_is_no_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with RecordWriter("s3://bucket/run") as writer, pytest.warns(RuntimeWarning, match="not written to s3://bucket/run"):
+    with (
+        RecordWriter("s3://bucket/run") as writer,
+        pytest.warns(RuntimeWarning, match="not written to s3://bucket/run"),
+    ):
         writer.write(record(0))
     assert list(tmp_path.iterdir()) == []
 

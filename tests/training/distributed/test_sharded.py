@@ -1,6 +1,4 @@
-"""Parameters sharded by ``fully_shard`` (FSDP2) or by tensor parallelism, on two processes, against dense references.
-
-"""
+"""Parameters sharded by ``fully_shard`` (FSDP2) or by tensor parallelism, on two processes, against dense references."""
 
 from __future__ import annotations
 
