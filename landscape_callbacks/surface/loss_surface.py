@@ -93,6 +93,7 @@ class LossSurface:
         self.average = average
         self.differentiation = differentiation
         self.rounding = max(rounding, *(float(torch.finfo(parameter.dtype).eps) for parameter in self.space.parameters))
+        self._live = False
         self._graph: RetainedGraph | None = None
         self._differences: CentralDifference | None = None
         self.sharded = sharded
@@ -141,7 +142,11 @@ class LossSurface:
             )
 
         surface = cls(closure, parameters, average=average, differentiation="double_backward")
-        surface._graph = RetainedGraph(loss, surface.space)
+        surface._live = True
+        try:
+            surface._graph = RetainedGraph(loss, surface.space)
+        except DoubleBackwardError as error:
+            surface._fall_back(error)
         return surface
 
     def loss(self) -> Tensor:
@@ -274,6 +279,11 @@ class LossSurface:
         return self._differences.product(vector)
 
     def _fall_back(self, error: DoubleBackwardError) -> None:
+        if self._live:
+            raise DoubleBackwardError(
+                f"{error}, and a live graph allows no differences. Give a loss that can be evaluated again (monitors: "
+                "loss_fn=...)"
+            ) from error
         if self.differentiation == "double_backward":
             raise error
         self.release()

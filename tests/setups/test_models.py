@@ -241,6 +241,29 @@ def test_reentrant_checkpoints_in_a_live_graph_are_refused_with_a_way_out() -> N
     assert watched.prints == run(case, measured=False).prints
 
 
+class ManualBag(Setup):
+    def __init__(self) -> None:
+        super().__init__(Bag())
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        loss = self.loss(batch)
+        self.optimizers().zero_grad()
+        self.manual_backward(loss)
+        self.optimizers().step()
+
+
+def test_a_live_graph_without_second_derivative_is_refused_with_a_way_out() -> None:
+    case = Case(ManualBag, tokens, slices=False)
+    with pytest.warns(RuntimeWarning, match="loss_fn="):
+        watched = run(case, measured=True)
+    assert watched.monitors[0].coordinator.failed == 4
+    assert watched.prints == run(case, measured=False).prints
+    way_out = Case(ManualBag, tokens, monitor={**COARSE, "loss_fn": lambda module, batch: module.loss(batch)})
+    way_out.warning = APPROXIMATE
+    check_values(way_out, check(way_out))
+
+
 def test_lazy_parameters_without_a_shape_are_refused() -> None:
     with pytest.raises(MisconfigurationException, match="Run one batch through the model first"):
         run(Case(lambda: Lazy(dry_run=False)), measured=True)
