@@ -130,7 +130,12 @@ class _Share:
         if not self.loss > 0:
             return f"{value:.2g}" if error is None else f"{value:.2g} ± {spread:.1g}"
         percent, spread = 100 * value / self.loss, 100 * spread / self.loss
-        return f"{percent:.2g} %" if error is None else f"{percent:.2g} ± {spread:.1g} %"
+        return f"{_plain(percent)} %" if error is None else f"{_plain(percent)} ± {_plain(spread, 1)} %"
+
+
+def _plain(number: float, digits: int = 2) -> str:
+    """A number to so many digits, without an exponent where it has more of them before the point."""
+    return f"{number:.0f}" if 10.0**digits <= abs(number) < 1e6 else f"{number:.{digits}g}"
 
 
 def _evidence(m: Measurement, s: Situation, won: Gains) -> tuple[Evidence, ...]:
