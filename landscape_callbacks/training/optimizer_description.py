@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-Product = Callable[[Tensor], Tensor]
+from landscape_callbacks.surface.average_surface import AverageSurface
+from landscape_callbacks.surface.loss_surface import LossSurface
+from landscape_callbacks.surface.metric import MetricSurface
 
 
 @dataclass(frozen=True)
@@ -77,34 +78,26 @@ class OptimizerDescription:
             "decoupled_weight_decay": self.weight_decay if self.decoupled_weight_decay else 0.0,
         }
 
-    def curvature_product(self, hessian_vector_product: Product) -> Product:
-        """The symmetric operator whose eigenvalues the stability limit speaks of.
-
-        ``v ↦ P^(-1/2) (H + D) P^(-1/2) v`` with the coupled weight decay ``D``: its eigenvalues are those of
-        ``P⁻¹(H + D)``.
+    def metric_surface(self, surface: LossSurface | AverageSurface) -> MetricSurface:
+        """The surface as this optimizer sees it: the stability limit speaks of the eigenvalues of its Hessian.
 
         Args:
-            hessian_vector_product: ``v ↦ H v`` on flat vectors.
+            surface: The loss surface.
 
         Raises:
             ValueError: When the linear map is not known; the message is ``why_not``.
 
         Example:
             >>> import torch
+            >>> from landscape_callbacks.surface import LossSurface
             >>> from landscape_callbacks.training.optimizers import describe_optimizer
-            >>> from landscape_callbacks.surface.vectors import ParameterSpace
             >>> w = torch.nn.Parameter(torch.ones(2))
+            >>> surface = LossSurface(lambda: 1.5 * (w**2).sum(), [w])
             >>> sgd = torch.optim.SGD([w], lr=0.1, weight_decay=0.5)
-            >>> describe_optimizer(sgd, ParameterSpace([w])).curvature_product(lambda v: 3 * v)(torch.ones(2))
+            >>> seen = describe_optimizer(sgd, surface.space).metric_surface(surface)
+            >>> seen.hessian_vector_product(torch.ones(2))
             tensor([3.5000, 3.5000])
         """
         if self.why_not is not None:
             raise ValueError(self.why_not)
-        scale = None if self.preconditioner is None else self.preconditioner.rsqrt()
-
-        def product(vector: Tensor) -> Tensor:
-            inner = vector if scale is None else scale * vector
-            result = hessian_vector_product(inner) + self.coupled_decay * inner
-            return result if scale is None else scale * result
-
-        return product
+        return MetricSurface(surface, self.preconditioner, self.coupled_decay)

@@ -186,19 +186,12 @@ class Snapshot:
             # Decay that all parameters share shifts the spectrum and leaves the eigenvectors as they are.
             pairs = self.eigenpairs()
             return replace(pairs, values=pairs.values + decay) if decay else pairs
-        operator = _StepOperator(self.space, description.curvature_product(self.surface.hessian_vector_product))
-        return self._lanczos("steps", operator, 1, 0, tolerance)
+        return self._lanczos("steps", description.metric_surface(self.surface), 1, 0, tolerance)
 
     def _once(self, name: str, compute: Any) -> Any:
         if name not in self._known:
             self._known[name] = compute()
         return self._known[name]
-
-
-@dataclass(frozen=True)
-class _StepOperator:
-    space: ParameterSpace
-    hessian_vector_product: Any
 
 
 def select_parameters(pl_module: Any, pattern: str | None) -> ParameterSpace:
