@@ -209,7 +209,7 @@ def budget_table(steps: int) -> list[str]:
         network.load_state_dict(start)
         _, plain = fit(network, data, batch, count, [])
         network.load_state_dict(start)
-        monitor = LandscapeMonitor()
+        monitor = LandscapeMonitor(summary=False)
         trainer, watched = fit(network, data, batch, count, [monitor])
         coordinator = next(iter(monitor.parts.values())).coordinator
         first = max(row for row in watched.seconds[:3])
