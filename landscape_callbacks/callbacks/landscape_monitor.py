@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ from landscape_callbacks.training.compatibility import require_overhead
 from landscape_callbacks.training.lightning_namespace import Callback, MisconfigurationException
 from landscape_callbacks.training.monitor import Monitor
 from landscape_callbacks.training.replay import LossFunction
+from landscape_callbacks.training.reporting import current_step
 
 Part = bool | dict[str, Any]
 
@@ -123,6 +125,8 @@ class LandscapeMonitor(Callback):
             raise MisconfigurationException(
                 "LandscapeMonitor: every part is off; leave at least one on, or take the callback out."
             )
+        # Kept: Lightning asks for it in every hook of every batch.
+        self._state_key = self._generate_state_key(parts={name: part.state_key for name, part in self.parts.items()})
         if {"eigenvalues", "slices"} <= self.parts.keys():
             curvature, curves = self.parts["eigenvalues"], self.parts["slices"]
             if (curvature.every_n_steps, curvature.max_overhead) == (curves.every_n_steps, curves.max_overhead):
@@ -168,6 +172,19 @@ class LandscapeMonitor(Callback):
         self.parts = {name: part for name, part in self.parts.items() if name not in names}
         self._hooks = {}
 
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Passes the batch on to every part, where one may have something to do with it."""
+        leader = next(iter(self.parts.values()))
+        coordinator, step = leader.coordinator, current_step(trainer)
+        started, spent = time.perf_counter(), coordinator.spent
+        if step >= coordinator.asleep_until:
+            for act in self._acting("on_train_batch_start"):
+                act(trainer, pl_module, batch, batch_idx)
+            coordinator.sleep(step)
+        elif coordinator.leads(leader):
+            coordinator.pass_by(step, batch, batch_idx)
+        coordinator.took_since(started, spent)
+
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Ends every part, and prints the summary."""
         for act in self._acting("on_train_end"):
@@ -178,15 +195,21 @@ class LandscapeMonitor(Callback):
     def _acting(self, hook: str) -> list[Any]:
         """The parts' own methods for a hook; looked up once, since hooks run at every batch."""
         if hook not in self._hooks:
-            inherited = {getattr(base, hook, None) for base in Callback.__mro__}
+            idle = {getattr(base, hook, None) for base in Callback.__mro__}
             methods = [getattr(part, hook) for part in self.parts.values()]
-            self._hooks[hook] = [method for method in methods if method.__func__ not in inherited]
+            # What all monitors share acts for the first one alone; see Coordinator.leads.
+            shared = {getattr(Monitor, hook)} if hook in ("on_train_batch_start", "on_before_backward") else set()
+            self._hooks[hook] = [
+                method
+                for index, method in enumerate(methods)
+                if method.__func__ not in (idle | shared if index else idle)
+            ]
         return self._hooks[hook]
 
     @property
     def state_key(self) -> str:
         """Tells two instances with different parts apart in a checkpoint."""
-        return self._generate_state_key(parts={name: part.state_key for name, part in self.parts.items()})
+        return self._state_key
 
     def state_dict(self) -> dict[str, Any]:
         """The state of every part."""

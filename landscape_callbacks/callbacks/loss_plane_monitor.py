@@ -140,12 +140,9 @@ class LossPlaneMonitor(Monitor):
         self._measured_at = -1
         self._points_now = self.points
 
-    @property
-    def state_key(self) -> str:
-        """Tells two instances with different settings apart in a checkpoint."""
-        return self._generate_state_key(
-            planes=self.planes, parameters=self.settings.parameters, eval_mode=self.settings.eval_mode
-        )
+    def identity(self) -> dict[str, Any]:
+        """The settings that two instances in one trainer differ by."""
+        return {"planes": self.planes, "parameters": self.settings.parameters, "eval_mode": self.settings.eval_mode}
 
     @property
     def trajectory(self) -> Path:
@@ -213,8 +210,14 @@ class LossPlaneMonitor(Monitor):
 
     def _follow(self, trainer: Any) -> None:
         step = current_step(trainer)
-        if step > self.trajectory.last_offered:
-            self.trajectory.offer(step)
+        path = self.trajectory
+        if step > path.last_offered:
+            path.pass_by(step - path.last_offered - 1)
+            path.offer(step)
+
+    def wakes_at(self, step: int) -> int:
+        """When the path wants the weights next."""
+        return self.trajectory.last_offered + 1 + self.trajectory.unwanted()
 
     def prepare(self, snapshot: Snapshot) -> None:
         """Announces the eigenvectors wanted."""

@@ -156,12 +156,13 @@ class LossSliceMonitor(Monitor):
         self._validation_batch: Any = None
         self._is_sharded = False
 
-    @property
-    def state_key(self) -> str:
-        """Tells two instances with different settings apart in a checkpoint."""
-        return self._generate_state_key(
-            directions=self.directions, parameters=self.settings.parameters, eval_mode=self.settings.eval_mode
-        )
+    def identity(self) -> dict[str, Any]:
+        """The settings that two instances in one trainer differ by."""
+        return {
+            "directions": self.directions,
+            "parameters": self.settings.parameters,
+            "eval_mode": self.settings.eval_mode,
+        }
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Starts over: a checkpoint brings its own state after this."""
@@ -196,6 +197,10 @@ class LossSliceMonitor(Monitor):
         follows = self.cadence.is_due(current_step(trainer) + 1)
         wanted = follows and ("update" in self.directions or "gradient" in self.directions)
         self.anchors.before_step = self._weights(pl_module) if wanted else None
+
+    def wakes_at(self, step: int) -> int:
+        """One step before a measurement that wants the weights before the step that it will look back at."""
+        return super().wakes_at(step) - int("update" in self.directions or "gradient" in self.directions)
 
     def prepare(self, snapshot: Snapshot) -> None:
         """Announces the eigenvectors wanted."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import statistics
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from landscape_callbacks.diagnosis.trend import LossTrend
@@ -124,6 +124,7 @@ class LossWatch:
 
 def _spread_around_line(losses: list[float]) -> float:
     """Standard deviation around the least-squares line: of noise on a trend, the noise."""
-    slope, offset = statistics.linear_regression(range(len(losses)), losses)
-    residuals = (loss - offset - slope * step for step, loss in enumerate(losses))
-    return math.sqrt(math.fsum(residual**2 for residual in residuals) / (len(losses) - 2))
+    series, time = np.array(losses), np.arange(len(losses)) - 0.5 * (len(losses) - 1)
+    series -= series.mean()
+    residuals = series - time * (time @ series / (time @ time))
+    return math.sqrt(residuals @ residuals / (len(losses) - 2))

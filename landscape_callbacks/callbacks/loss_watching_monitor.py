@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -20,13 +22,12 @@ class LossWatchingMonitor(Monitor):
     watch: LossWatch
     _batch_has_loss = False
 
+    def joins(self, due: Sequence[Monitor]) -> bool:
+        """With another one on the same surface: one probe then serves both."""
+        return any(isinstance(other, LossWatchingMonitor) and other.settings == self.settings for other in due)
+
     def on_losses(self, trainer: Any, pl_module: Any) -> None:
         """Called after a block of losses was brought over from the device."""
-
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Begins a batch."""
-        self._batch_has_loss = False
-        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
         """Takes the loss where ``training_step`` steps the optimizers itself."""
@@ -39,8 +40,13 @@ class LossWatchingMonitor(Monitor):
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Takes the loss of the step."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        started, spent = time.perf_counter(), self.coordinator.spent
         loss = loss_of_outputs(outputs) if pl_module.automatic_optimization else None
         if loss is not None:
-            self.watch.add(loss, steps=not trainer.fit_loop.epoch_loop._should_accumulate())
+            alone = trainer.accumulate_grad_batches == 1
+            self.watch.add(loss, steps=alone or not trainer.fit_loop.epoch_loop._should_accumulate())
         if self.watch.update(trainer):
             self.on_losses(trainer, pl_module)
+            self.coordinator.wake()
+        self._batch_has_loss = False
+        self.coordinator.took_since(started, spent)

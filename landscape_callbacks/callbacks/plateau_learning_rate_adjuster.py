@@ -158,10 +158,9 @@ class PlateauLearningRateAdjuster(LossWatchingMonitor):
         self._state_of_trend = "undetermined"
         self._last_reason = ""
 
-    @property
-    def state_key(self) -> str:
-        """Tells two instances with different settings apart in a checkpoint."""
-        return self._generate_state_key(monitor=self.monitor, mode=self.mode, policy=self.policy.policy)
+    def identity(self) -> dict[str, Any]:
+        """The settings that two instances in one trainer differ by."""
+        return {"monitor": self.monitor, "mode": self.mode, "policy": self.policy.policy}
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Starts over: a new fit configures its optimizers anew, and a checkpoint brings its own state after this."""
@@ -212,11 +211,8 @@ class PlateauLearningRateAdjuster(LossWatchingMonitor):
 
     def measure(self, trainer: Any, pl_module: Any, snapshot: Snapshot) -> Report:
         """Probes the surface; what follows from it is decided after the snapshot is closed."""
-        full_batch = self.full_batch
-        if full_batch is None:
-            full_batch = trainer.num_training_batches == 1
         trend, initial_loss = self.watch.trend.report(), self.watch.initial
-        look = look_at(trainer, snapshot, trend, initial_loss=initial_loss, full_batch=full_batch)
+        look = look_at(trainer, snapshot, trend, initial_loss=initial_loss, full_batch=self.full_batch)
         if isinstance(look, str):
             self.coordinator.warn(f"{type(self).__name__} {look}", f"{type(self).__name__} could not tell: {look}")
             return Report()
@@ -251,6 +247,7 @@ class PlateauLearningRateAdjuster(LossWatchingMonitor):
         elif evidence.trend != self._state_of_trend and evidence.trend in ("plateau", "rising"):
             self.cadence.request()
         self._state_of_trend = evidence.trend
+        self.coordinator.wake()
 
     def _evidence(self, trainer: Any, trend: Trend, look: Look | None) -> PolicyEvidence:
         watched = trend if self.metric is None else self.metric.trend.report()

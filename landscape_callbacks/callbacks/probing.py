@@ -7,8 +7,6 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
 from landscape_callbacks.diagnosis.gains import gains
 from landscape_callbacks.diagnosis.measurement import Situation
 from landscape_callbacks.diagnosis.stability import curvature_limit, effective_learning_rate
@@ -70,8 +68,7 @@ def look_at(
     trend: Trend,
     *,
     initial_loss: float,
-    full_batch: bool,
-    initial: Tensor | None = None,
+    full_batch: bool | None,
 ) -> Look | str:
     """Probes the surface and gives the verdict.
 
@@ -80,8 +77,8 @@ def look_at(
         snapshot: The surface on recent batches; of those, the ones of the most common size are used.
         trend: The trend of the training loss so far.
         initial_loss: The loss at the start of the run.
-        full_batch: Whether every step sees the whole training set, so that there are no sampling errors.
-        initial: Where the search for the lowest eigenvalue starts.
+        full_batch: Whether every step sees the whole training set, so that there are no sampling errors; ``None``: find
+            out.
 
     Returns:
         The look, or a sentence that says why there can be no verdict now.
@@ -90,16 +87,14 @@ def look_at(
         NoVerdictError: On several ranks instead of that sentence, so that no rank goes on alone.
     """
     try:
-        return _look_at(trainer, snapshot, trend, initial_loss, full_batch, initial)
+        return _look_at(trainer, snapshot, trend, initial_loss, sees_all(trainer) if full_batch is None else full_batch)
     except NoVerdictError as reason:
         if trainer.world_size > 1:
             raise
         return str(reason)
 
 
-def _look_at(
-    trainer: Any, snapshot: Snapshot, trend: Trend, initial_loss: float, full_batch: bool, initial: Tensor | None
-) -> Look:
+def _look_at(trainer: Any, snapshot: Snapshot, trend: Trend, initial_loss: float, full_batch: bool) -> Look:
     optimizer = snapshot.optimizer()
     if optimizer is None:
         raise NoVerdictError("Several optimizers move the measured parameters; choose those of one by parameters=...")
@@ -119,21 +114,17 @@ def _look_at(
             raise NoVerdictError(
                 f"Only {len(surfaces)} batches of {samples} samples passed by so far; a probe needs {LEAST_BATCHES}."
             )
-    probe = probe_surface(
-        surfaces,
-        samples,
-        whole_loss=full_batch,
-        loss_scale=abs(initial_loss) if initial_loss and math.isfinite(initial_loss) else None,
-        preconditioner=optimizer.preconditioner,
-        weight_decay=optimizer.coupled_decay,
-        initial=initial,
-        seed=snapshot.step,
+    metric: dict[str, Any] = {"preconditioner": optimizer.preconditioner, "weight_decay": optimizer.coupled_decay}
+    loss_scale = abs(initial_loss) if initial_loss and math.isfinite(initial_loss) else None
+    probe, sharpness = snapshot.once(
+        f"probe {full_batch} {loss_scale}",
+        lambda: (
+            probe_surface(
+                surfaces, samples, whole_loss=full_batch, loss_scale=loss_scale, seed=snapshot.step, **metric
+            ),
+            None if full_batch else batch_sharpness(surfaces, **metric),
+        ),
     )
-    sharpness = None
-    if not full_batch:
-        sharpness = batch_sharpness(
-            surfaces, preconditioner=optimizer.preconditioner, weight_decay=optimizer.coupled_decay
-        )
     form = optimizer.stability_form
     situation = Situation(
         learning_rate=optimizer.learning_rate,
@@ -145,6 +136,24 @@ def _look_at(
         steps_left=steps_left(trainer),
     )
     return Look(probe, situation, diagnose(probe.measurement, situation), sharpness)
+
+
+def sees_all(trainer: Any) -> bool:
+    """Whether every step sees the whole training set: an epoch is one batch, and always the same one."""
+    if trainer.num_training_batches != 1:
+        return False
+    if trainer.overfit_batches:
+        return True
+    loader = trainer.train_dataloader
+    try:
+        batches = len(loader)
+    except (TypeError, NotImplementedError):
+        return False
+    # One batch out of several by limit_train_batches, or without the rest that does not fill a second one, is another
+    # one in every epoch.
+    size, data = getattr(loader, "batch_size", None), getattr(loader, "dataset", None)
+    drops = bool(getattr(loader, "drop_last", False)) and size is not None and data is not None and len(data) > size
+    return batches == 1 and not drops
 
 
 def steps_left(trainer: Any) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
@@ -125,13 +126,15 @@ class SaddlePointMonitor(LossWatchingMonitor):
         self.cost = 0.0
         self.look: Look | None = None
         self._state_of_trend = "undetermined"
+        self._logged = -math.inf
 
-    @property
-    def state_key(self) -> str:
-        """Tells two instances with different settings apart in a checkpoint."""
-        return self._generate_state_key(
-            batches=self.settings.batches, parameters=self.settings.parameters, eval_mode=self.settings.eval_mode
-        )
+    def identity(self) -> dict[str, Any]:
+        """The settings that two instances in one trainer differ by."""
+        return {
+            "batches": self.settings.batches,
+            "parameters": self.settings.parameters,
+            "eval_mode": self.settings.eval_mode,
+        }
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Starts over: a checkpoint brings its own state after this."""
@@ -143,10 +146,13 @@ class SaddlePointMonitor(LossWatchingMonitor):
         """Logs how flat the loss is, and asks for a look where it has stopped falling or blows up."""
         trend = self.watch.trend.report()
         step = current_step(trainer)
-        self.coordinator.log(trainer, Report({"diagnosis/plateau": trend.plateau_score}), step)
+        changed = trend.state != self._state_of_trend
+        if changed or step >= self._logged + trainer.log_every_n_steps:
+            self._logged = step
+            self.coordinator.log(trainer, Report({"diagnosis/plateau": trend.plateau_score}), step)
         if self.watch.blew_up:
             self.cadence.request(at_once=step - self.cadence.last_step >= self.every_n_steps // 8 or self.look is None)
-        elif trend.state in ("plateau", "rising") and trend.state != self._state_of_trend:
+        elif changed and trend.state in ("plateau", "rising"):
             self.cadence.request()
         self._state_of_trend = trend.state
         if trend.state == "progressing":
@@ -154,11 +160,8 @@ class SaddlePointMonitor(LossWatchingMonitor):
 
     def measure(self, trainer: Any, pl_module: Any, snapshot: Snapshot) -> Report:
         """Looks closer: a probe, a verdict, and what of it a person should be told."""
-        full_batch = self.full_batch
-        if full_batch is None:
-            full_batch = trainer.num_training_batches == 1 and trainer.world_size == 1
         trend = self.watch.trend.report()
-        look = look_at(trainer, snapshot, trend, initial_loss=self.watch.initial, full_batch=full_batch)
+        look = look_at(trainer, snapshot, trend, initial_loss=self.watch.initial, full_batch=self.full_batch)
         if isinstance(look, str):
             if self.verbose:
                 rank_zero_info(f"{type(self).__name__} cannot tell yet at step {snapshot.step}: {look}")

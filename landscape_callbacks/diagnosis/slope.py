@@ -51,14 +51,16 @@ def slope_of_blocks(means: Sequence[float], squares: Sequence[float], block: int
         >>> round(line.value, 9), line.error < 1e-9
         (2.0, True)
     """
+    # An offset costs digits, and the slope does not see it. Few calls of NumPy: this runs beside training.
     series = np.array(means, dtype=np.float64)
-    levels = _LEVEL_BASIS @ (series - series[0])  # an offset costs digits; the slope does not see it
-    slope_per_block = float(levels[1]) / _TIME_NORM
-    residual = max(float(np.sum((series - series[0]) ** 2) - levels[0] ** 2 - levels[1] ** 2), 0.0)
+    series -= means[0]
+    offset, line, *rest = (_LEVEL_BASIS @ series).tolist()
+    slope_per_block = line / _TIME_NORM
+    residual = max(float(series @ series) - offset**2 - line**2, 0.0)
     # Within a block the line itself adds slope² (block² - 1)/12 a value.
     line_within = BLOCKS * block * (slope_per_block / block) ** 2 * (block**2 - 1) / 12
     noise = math.sqrt((block * residual + max(math.fsum(squares) - line_within, 0.0)) / (BLOCKS * block - 2))
-    power = float(np.mean(levels[2:] ** 2))
+    power = math.fsum([level * level for level in rest]) / FREQUENCIES
     variance = noise * noise  # may underflow to zero where the noise does not
     correlation_time = block * power / variance if variance > 0 else 1.0
     if variance > 0 and BLOCKS * block < _CORRELATION_TIMES * correlation_time:

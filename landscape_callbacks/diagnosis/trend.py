@@ -24,6 +24,7 @@ from landscape_callbacks.diagnosis.slope import FREQUENCIES, slope_of_blocks
 from landscape_callbacks.diagnosis.windows import BLOCKS, DoublingWindows
 
 _FIRST_LOSSES = 8
+_NORMAL_TAIL_AT_ONE = 0.158655
 _LARGEST_LOSS = 1e100  # squares of anything larger overflow; such a loss is as good as infinite
 
 
@@ -292,4 +293,6 @@ def _surely_below(value: float, error: float, bound: float, allowed: float) -> b
     """Whether a value with this standard error is below a bound, at this chance of being wrong."""
     if error == 0:
         return value < bound
-    return student.tail((bound - value) / error, FREQUENCIES) < allowed
+    t = (bound - value) / error
+    # The tail beyond 1 is at least that of a normal distribution; most looks end here, cheaply.
+    return not (t < 1.0 and allowed <= _NORMAL_TAIL_AT_ONE) and student.tail(t, FREQUENCIES) < allowed

@@ -37,7 +37,8 @@ class Eigenpairs:
         residuals: float64, shape (k,): ‖Hv − λv‖. An eigenvalue lies within the residual of each value.
         errors: float64, shape (k,): bound on the distance of each value to the eigenvalue it stands for. Where
             ``converged``, the smaller of residual and residual²/gap (never below rounding), the residual elsewhere.
-        converged: One a value: whether it is known to the tolerance asked for, with no eigenvalue passed over.
+        converged: One a value: whether it is known to the tolerance asked for, with no eigenvalue passed over, but for
+            copies of a multiple one other than zero.
         products: Hessian-vector products spent.
         largest: How many of the values are from the upper end.
         warm_start: Flat vector (n,) from which the next computation, some training steps later, can start: give these

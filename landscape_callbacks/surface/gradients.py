@@ -6,11 +6,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from landscape_callbacks.surface.shards import local_piece, shards_of, sum_over_mesh
-from landscape_callbacks.surface.vectors import BLOCK, ParameterSpace
+from landscape_callbacks.surface.vectors import ParameterSpace
+
+_SUMMED_AT_ONCE = 1 << 19  # entries; of one float32 sum over many more, too little would be left
 
 
 def gradient_norms(gradients: Sequence[Tensor]) -> Tensor:
@@ -35,13 +38,31 @@ def gradient_norms(gradients: Sequence[Tensor]) -> Tensor:
     local = [local_piece(gradient.detach()) for gradient in gradients]
     dense = [gradient.coalesce().values() if gradient.is_sparse else gradient for gradient in local]
     device = dense[0].device
-    blocks = [torch.split(gradient.reshape(-1), BLOCK) for gradient in dense]
-    # Naming the dtype leaves the fused path, so it is named for half precision only.
-    dtype = torch.float32 if any(gradient.dtype.itemsize < 4 for gradient in dense) else None
-    norms = torch._foreach_norm([block for own in blocks for block in own], 2, dtype=dtype)
-    squares = torch.stack([norm.to(device) for norm in norms]).double().square()
+    blocks = [_blocks(gradient.reshape(-1)) for gradient in dense]
+    squares = _squared_norms([block for own in blocks for block in own], device)
     owner = torch.repeat_interleave(torch.arange(len(blocks)), torch.tensor([len(own) for own in blocks])).to(device)
     return _over_shards(squares.new_zeros(len(blocks)).index_add_(0, owner, squares), gradients).sqrt()
+
+
+def _blocks(flat: Tensor) -> Sequence[Tensor]:
+    return (flat,) if flat.numel() <= _SUMMED_AT_ONCE else torch.split(flat, _SUMMED_AT_ONCE)
+
+
+def _squared_norms(blocks: Sequence[Tensor], device: torch.device) -> Tensor:
+    """Squared norms in float64: on a CPU by NumPy, which reads memory faster than torch, else by one fused call."""
+    half = any(block.dtype.itemsize < 4 for block in blocks)
+    if not half and all(block.device.type == "cpu" for block in blocks):
+        with np.errstate(over="ignore", invalid="ignore"):
+            squares = [float(np.dot(array, array)) for array in map(Tensor.numpy, blocks)]
+        # Squares can overflow where the gradient itself is finite.
+        squares = [
+            square if math.isfinite(square) else float(block.double().square().sum())
+            for square, block in zip(squares, blocks, strict=True)
+        ]
+        return torch.tensor(squares, dtype=torch.float64, device=device)
+    # Naming the dtype leaves the fused path, so it is named for half precision only.
+    norms = torch._foreach_norm(list(blocks), 2, dtype=torch.float32 if half else None)
+    return torch.stack([norm.to(device) for norm in norms]).double().square()
 
 
 def _over_shards(squares: Tensor, gradients: Sequence[Tensor]) -> Tensor:

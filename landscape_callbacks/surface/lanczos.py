@@ -11,6 +11,7 @@ from torch import Tensor
 
 from landscape_callbacks.surface.eigenpairs import Eigenpairs, SymmetricOperator
 from landscape_callbacks.surface.krylov import Array, Indices, KrylovSpace, NotFiniteError, Ritz
+from landscape_callbacks.surface.repeated_zero import with_repeated_zero
 from landscape_callbacks.surface.vectors import ParameterSpace
 
 # Basis vectors beyond the wanted ones before a restart.
@@ -60,8 +61,10 @@ def extreme_eigenvalues(
        most residual·|first entry of the Ritz vector|/|λ − θ|.)
 
     That leaves a small chance of error where eigenvalues are closer than 1 % and the start is unlucky (5 in 1500
-    seeded runs on spectra made for it). Copies of a multiple eigenvalue are invisible to a single start vector unless
-    the space becomes invariant, and values closer together than the tolerance are not told apart: they count once.
+    seeded runs on spectra made for it). Copies of the eigenvalue zero at an end of the spectrum, which convex losses,
+    dead units and redundant parameters bring, are searched for by deflation. Copies of any other multiple eigenvalue
+    are invisible to a single start vector unless the space becomes invariant, and values closer together than the
+    tolerance are not told apart: they count once.
 
     Args:
         surface: A :class:`LossSurface`, or anything with ``space`` and a symmetric ``hessian_vector_product``.
@@ -72,14 +75,12 @@ def extreme_eigenvalues(
             digits cost many products; ``None`` is 50 times ``tolerance``, at most 5 %.
         initial: Flat vector (n,) to start from: ``warm_start`` of eigenpairs found some training steps before. A random
             vector is mixed in, so that new directions are found; one pair is required in point 2, and a distance of
-            30 % in point 3. When it
-            is zero or not finite, the start is random.
+            30 % in point 3. When it is zero or not finite, the start is random.
         max_products: Hessian-vector products to spend at most. Values not known by then are returned with
             ``converged`` false.
         seed: Of the random vectors; the global random state is not touched.
         basis_dtype: Dtype of the basis (float32 or float64); by default that of the space.
         basis_device: Device of the basis, for models that leave no room beside them; by default that of the space.
-
         extra_vectors: Basis vectors beyond the wanted ones before a restart, at least 6: fewer take less memory and
             more products.
 
@@ -134,7 +135,18 @@ def extreme_eigenvalues(
             break
         if krylov.size == krylov.capacity:
             krylov.restart(ritz, stop.keep(krylov.size))
-    return _result(krylov, ritz, stop, errors, converged)
+    pairs = _result(krylov, ritz, stop, errors, converged)
+    if krylov.exhausted:
+        return pairs
+
+    def again(operator: SymmetricOperator, largest: int, smallest: int, copies: int) -> Eigenpairs:
+        return extreme_eigenvalues(
+            operator, largest, smallest, tolerance=tolerance, smallest_tolerance=smallest_tolerance,
+            max_products=max_products, seed=seed + copies, basis_dtype=basis_dtype, basis_device=basis_device,
+            extra_vectors=extra_vectors,
+        )  # fmt: skip
+
+    return with_repeated_zero(surface, pairs, ritz.radius, again)
 
 
 def _start(space: ParameterSpace, initial: Tensor | None, seed: int) -> tuple[Tensor, float | None]:

@@ -103,9 +103,17 @@ class ProjectedTrajectory:
         self.losses: list[float] = []
         self._rows: list[Tensor] = []
 
+    def unwanted(self) -> int:
+        """How many of the next weights offered will not be kept."""
+        return -self.offered % self.stride
+
+    def pass_by(self, steps: int) -> None:
+        """Counts steps whose weights were not offered as if they had been; those should be unwanted ones."""
+        self.offered += steps
+
     def offer(self, step: int, loss: float = float("nan")) -> bool:
         """Offers the current weights at one step; returns whether they were kept."""
-        keep = self.offered % self.stride == 0
+        keep = self.unwanted() == 0
         self.offered += 1
         self.last_offered = int(step)
         if not keep:

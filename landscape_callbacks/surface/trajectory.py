@@ -63,9 +63,13 @@ class Trajectory:
         self.losses: list[float] = []
         self._rows: list[Tensor] = []
 
-    def wants_next(self) -> bool:
-        """Whether the next weights offered will be kept."""
-        return self.offered % self.stride == 0
+    def unwanted(self) -> int:
+        """How many of the next weights offered will not be kept."""
+        return -self.offered % self.stride
+
+    def pass_by(self, steps: int) -> None:
+        """Counts steps whose weights were not offered as if they had been; those should be unwanted ones."""
+        self.offered += steps
 
     def offer(self, step: int, loss: float = float("nan"), weights: Tensor | None = None) -> bool:
         """Offers the weights of one step.
@@ -78,7 +82,7 @@ class Trajectory:
         Returns:
             Whether they were kept.
         """
-        keep = self.wants_next()
+        keep = self.unwanted() == 0
         self.offered += 1
         self.last_offered = int(step)
         if not keep:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from landscape_callbacks.surface.shards import largest_piece, local_piece, piece_like, shards_of, sum_over_mesh
 
+_SALT = 0x6C616E6473636170
 _SEED_STRIDE = 1_000_003
 # One float32 sum over 25 million entries is off by 2e-4 (measured: torch.dot) to 1.4e-3 (torch.linalg.vector_norm);
 # sums over blocks of this size, added up in float64, by 1e-7, at the same speed.
@@ -193,7 +194,8 @@ class ParameterSpace:
         return torch.cat(pieces)
 
     def _draw(self, size: int, seed: int, distribution: str) -> Tensor:
-        generator = torch.Generator().manual_seed(seed)
+        # Salted: with the user's own seed the vector would repeat the stream that drew the weights.
+        generator = torch.Generator().manual_seed((seed + _SALT) % (1 << 63))
         if distribution == "normal":
             drawn = torch.randn(size, generator=generator, dtype=self.dtype)
         else:

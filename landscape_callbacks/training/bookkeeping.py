@@ -27,7 +27,9 @@ class Bookkeeping:
 
     Attributes:
         failed: Measurements that failed so far.
-        spent: Seconds spent on measurements so far.
+        spent: Seconds spent on measurements so far, and on the hooks of steps without one.
+        between: The part of it that no measurement took: hooks at every step, and the trend of the loss.
+        budget: What all cadences together may take of the training time; 0 when none has a budget.
         clock: Time of the run, without measurements.
         warn: Gives each warning once.
         log_dir: Directory that records are written to; ``None`` without a logger and off rank zero.
@@ -36,6 +38,8 @@ class Bookkeeping:
     def __init__(self) -> None:
         self.failed = 0
         self.spent = 0.0
+        self.between = 0.0
+        self.budget = 0.0
         self.clock = Clock(time.perf_counter())
         self.warn = WarnOnce()
         self.log_dir: Any = None
@@ -126,7 +130,7 @@ class Bookkeeping:
         unique = list({id(cadence): cadence for cadence in cadences}.values())
         if not unique:
             return
-        own = [seconds, self._drawing, -self.clock.training_seconds(now), self.clock.seconds_per_step(now)]
+        own = [seconds, self._drawing, -self._seconds_to_spend_on(now), self.clock.seconds_per_step(now)]
         spent, drawing, less_training, pace = largest_of_ranks(trainer, own)
         for cadence in unique:
             cadence.measured(step, spent / len(unique), rare=drawing / len(unique))
@@ -167,12 +171,28 @@ class Bookkeeping:
         if cadence.max_overhead is None:
             return True
         now = time.perf_counter()
-        own = [-self.clock.training_seconds(now), self.clock.seconds_per_step(now), cadence.expected]
+        own = [-self._seconds_to_spend_on(now), self.clock.seconds_per_step(now), cadence.expected]
         less_training, pace, cadence.expected = largest_of_ranks(trainer, own)
         if cadence.affords(step, -less_training):
             return True
         cadence.plan(step, -less_training, pace)
         return False
+
+    def took_since(self, started: float, spent: float) -> None:
+        """Books the time of a hook that runs at every step; measurements have to make up for it.
+
+        Args:
+            started: When the hook began (``time.perf_counter``).
+            spent: What was booked until then: what measurements in the hook booked for themselves is left out.
+        """
+        seconds = max(0.0, time.perf_counter() - started - (self.spent - spent))
+        self.clock.paused(seconds)
+        self.spent += seconds
+        self.between += seconds
+
+    def _seconds_to_spend_on(self, now: float) -> float:
+        """Training time, less what hooks at every step have used up of its budget."""
+        return self.clock.training_seconds(now) - (self.between / self.budget if self.budget else 0.0)
 
     def seconds_per_step(self) -> float:
         """Mean training time of one step so far, without measurements."""

@@ -46,6 +46,11 @@ class Cadence:
         if self.max_overhead is None:
             self.next_step = 0
 
+    @property
+    def earliest(self) -> int:
+        """First step at which :meth:`is_due` can be true, if nothing is asked for before."""
+        return self.next_step
+
     def is_due(self, step: int) -> bool:
         """Whether the step has come. At a due step :meth:`affords` has the last word."""
         return step >= self.next_step

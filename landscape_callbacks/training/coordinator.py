@@ -38,6 +38,7 @@ class Coordinator(Bookkeeping):
 
     Attributes:
         monitors: The monitors that measure, in the order of the trainer's callbacks.
+        asleep_until: First step at which one of them may have something to do when a batch starts.
     """
 
     def __init__(self) -> None:
@@ -47,6 +48,7 @@ class Coordinator(Bookkeeping):
         self._warm_starts: dict[SurfaceSettings, WarmStarts] = {}
         self._economy: dict[SurfaceSettings, Economy] = {}
         self._live_due: list[Monitor] = []
+        self.asleep_until = 0
 
     @classmethod
     def of(cls, trainer: Any) -> Coordinator:
@@ -71,7 +73,10 @@ class Coordinator(Bookkeeping):
         self._recent = deque(maxlen=max((monitor.settings.batches for monitor in self.monitors), default=1))
         carried = max((monitor.carried_seconds for monitor in self.monitors), default=0.0)
         self.clock = Clock(time.perf_counter(), carried, current_step(trainer))
-        self.spent = sum({id(one): one.spent for monitor in self.monitors for one in monitor.cadences}.values())
+        cadences = {id(one): one for monitor in self.monitors for one in monitor.cadences}.values()
+        self.spent = sum(one.spent for one in cadences)
+        self.budget = sum(one.max_overhead or 0.0 for one in cadences)
+        self.between, self.asleep_until = 0.0, 0
         self.failed = max([self.failed, *(monitor.carried_failures for monitor in self.monitors)])
         for monitor in self.monitors:
             if monitor.carried_warm_starts:
@@ -87,24 +92,39 @@ class Coordinator(Bookkeeping):
 
     def batch_starts(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Measures on a snapshot if a monitor is due; called once a batch, before the training step."""
-        seen = SeenBatch(batch, batch_idx, samples_in(batch))
-        self._recent.append(seen)
         step = current_step(trainer)
-        self.clock.steps = max(self.clock.steps, step)
-        self._live_due = []
+        self.pass_by(step, batch, batch_idx)
         if batch_idx % trainer.accumulate_grad_batches != 0:
             return
-        able = [
+        due = [
             monitor
             for monitor in self.monitors
-            if monitor.measures_snapshots and not self._economy_of(monitor.settings).off
+            if monitor.measures_snapshots
+            and self.is_due(trainer, monitor.cadence, step)
+            and not self._economy_of(monitor.settings).off
         ]
-        due = [monitor for monitor in able if self.is_due(trainer, monitor.cadence, step)]
+        if not due:
+            return
+        due = [monitor for monitor in self.monitors if monitor in due or monitor.joins(due)]
         self._live_due = [
             monitor for monitor in due if monitor.settings.loss_fn is None and not pl_module.automatic_optimization
         ]
         replayed = [monitor for monitor in due if monitor not in self._live_due]
         self._measure(trainer, pl_module, replayed, step, self._opener(trainer, pl_module, step))
+
+    def pass_by(self, step: int, batch: Any, batch_idx: int) -> None:
+        """Remembers a batch; all that a step takes on which nothing is due."""
+        self._recent.append(SeenBatch(batch, batch_idx, samples_in(batch)))
+        self.clock.steps = max(self.clock.steps, step)
+        self._live_due = []
+
+    def sleep(self, step: int) -> None:
+        """Finds out until which step no monitor has anything to do when a batch starts."""
+        self.asleep_until = min(monitor.wakes_at(step) for monitor in self.monitors)
+
+    def wake(self) -> None:
+        """Lets monitors look at the next step again, as after a request to measure."""
+        self.asleep_until = 0
 
     def measure_now(self, trainer: Any, pl_module: Any, monitor: Monitor) -> None:
         """Measures between batches, as at the end of an epoch, on the last batches that passed by; nothing when none

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +42,8 @@ class GatedCadence(Cadence):
     def request(self, *, at_once: bool = False) -> None:
         """Asks for a measurement."""
         self.requested = True
+        if self.spent == 0.0 and self.first_is_free:
+            self.next_step = 0
         if at_once:
             self.last_step -= self.every_n_steps
 
@@ -48,11 +51,15 @@ class GatedCadence(Cadence):
         """Begins the waits anew at ``step``."""
         self.waits, self.requested, self.last_step = 1, False, step
 
-    def is_due(self, step: int) -> bool:
-        """Whether a measurement was asked for or waited for long enough. :meth:`affords` has the last word."""
+    @property
+    def earliest(self) -> int:
+        """First step at which a measurement was asked for, or waited for, long enough."""
         wait = self.every_n_steps * (1 if self.requested else self.waits)
-        open_now = self.requested or step >= self.unasked_from
-        return open_now and super().is_due(step) and step - self.last_step >= wait
+        return max(self.next_step, self.last_step + wait, 0 if self.requested else self.unasked_from)
+
+    def is_due(self, step: int) -> bool:
+        """Whether that step has come. :meth:`affords` has the last word."""
+        return step >= self.earliest
 
     def affords(self, step: int, training_seconds: float) -> bool:
         """Whether the budget allows a measurement now."""
@@ -71,6 +78,8 @@ class GatedCadence(Cadence):
         unrounded = Cadence(1, self.max_overhead, spent=self.spent, expected=self.expected)
         unrounded.plan(step, training_seconds, seconds_per_step)
         self.next_step = unrounded.next_step
+        if self.max_overhead is not None and self.spent == 0.0:
+            self.next_step = max(self.next_step, math.ceil(self.estimate / self.max_overhead))
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values; see :meth:`load_state_dict`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -34,8 +35,9 @@ class LossHistory:
         if block < 1:
             raise ValueError(f"A block holds at least 1 step, got {block}.")
         self.block = block
-        self._losses: list[Tensor] = []
-        self._parts: list[Tensor] = []
+        # Numbers where reading one waits for nothing (CPU), else tensors on their device.
+        self._losses: list[Tensor | float] = []
+        self._parts: list[Tensor | float] = []
 
     def add(self, loss: Tensor, *, steps: bool) -> None:
         """Takes the loss of a batch.
@@ -45,11 +47,11 @@ class LossHistory:
             steps: Whether the optimizer steps on this batch; a loss with ``False`` is averaged into that of the next
                 step (gradient accumulation).
         """
-        dtype = torch.float64 if loss.device.type == "cpu" else torch.float32
-        self._parts.append(loss.detach().reshape(()).to(dtype, copy=True))
+        on_cpu = loss.device.type == "cpu"
+        self._parts.append(loss.item() if on_cpu else loss.detach().reshape(()).to(torch.float32, copy=True))
         if steps:
             parts, self._parts = self._parts, []
-            self._losses.append(parts[0] if len(parts) == 1 else torch.stack(parts).mean())
+            self._losses.append(parts[0] if len(parts) == 1 else sum(parts) / len(parts))
 
     def is_full(self) -> bool:
         """Whether a block is complete."""
@@ -60,24 +62,28 @@ class LossHistory:
         losses, self._losses = self._losses, []
         if not losses:
             return []
-        block = torch.stack(losses)
+        values = _read(losses)
         average = None if trainer is None else rank_average(trainer)
-        if average is not None:
-            block = average(block)
-        values: list[float] = block.tolist()
-        return values
+        return values if average is None else list(average(torch.tensor(values, dtype=torch.float64)).tolist())
 
     def state_dict(self) -> list[float]:
         """The losses that wait for their block to fill, as plain values."""
-        return torch.stack(self._losses).tolist() if self._losses else []
+        return _read(self._losses)
 
     def load_state_dict(self, losses: list[float]) -> None:
         """Continues with the losses that waited."""
-        self._losses = [torch.tensor(loss, dtype=torch.float64) for loss in losses]
+        self._losses = list(losses)
 
     def clear(self) -> None:
         """Forgets everything."""
         self._losses, self._parts = [], []
+
+
+def _read(losses: Sequence[Tensor | float]) -> list[float]:
+    """The numbers, those on an accelerator in one transfer."""
+    waiting = [loss for loss in losses if isinstance(loss, Tensor)]
+    read = iter(torch.stack(waiting).tolist() if waiting else [])
+    return [float(next(read)) if isinstance(loss, Tensor) else float(loss) for loss in losses]
 
 
 def loss_of_outputs(outputs: Any) -> Tensor | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -73,16 +74,24 @@ class Monitor(Callback):
         self.carried_failures = 0
         self.carried_warm_starts: dict[str, Tensor] = {}
         self._coordinator: Coordinator | None = None
+        self._state_key: str | None = None
 
     @property
     def state_key(self) -> str:
         """Tells two instances with different settings apart in a checkpoint."""
-        return self._generate_state_key(
-            every_n_steps=self.every_n_steps,
-            parameters=self.settings.parameters,
-            eval_mode=self.settings.eval_mode,
-            batches=self.settings.batches,
-        )
+        # Kept: Lightning asks for it in every hook of every batch.
+        if self._state_key is None:
+            self._state_key = self._generate_state_key(**self.identity())
+        return self._state_key
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that two instances in one trainer differ by."""
+        return {
+            "every_n_steps": self.every_n_steps,
+            "parameters": self.settings.parameters,
+            "eval_mode": self.settings.eval_mode,
+            "batches": self.settings.batches,
+        }
 
     @property
     def cadences(self) -> tuple[Cadence, ...]:
@@ -95,6 +104,14 @@ class Monitor(Callback):
         if self._coordinator is None:
             raise RuntimeError(f"{type(self).__name__} is used outside of trainer.fit.")
         return self._coordinator
+
+    def wakes_at(self, step: int) -> int:
+        """First step after ``step`` at which ``on_train_batch_start`` may have something to do."""
+        return min(cadence.earliest for cadence in self.cadences)
+
+    def joins(self, due: Sequence[Monitor]) -> bool:
+        """Whether to measure along with monitors that are due, since what they ask of the snapshot is wanted too."""
+        return False
 
     def prepare(self, snapshot: Snapshot) -> None:
         """Announces what :meth:`measure` will ask of the spectrum, by ``snapshot.expect``."""

@@ -117,11 +117,11 @@ class Snapshot:
 
     def loss(self) -> float:
         """The training loss at the current weights."""
-        return float(self._once("loss", lambda: float(self.surface.loss())))
+        return float(self.once("loss", lambda: float(self.surface.loss())))
 
     def gradient(self) -> Tensor:
         """The gradient at the current weights: flat, shape (n,)."""
-        gradient: Tensor = self._once("gradient", self.surface.gradient)
+        gradient: Tensor = self.once("gradient", self.surface.gradient)
         return gradient
 
     def expect(self, request: EigenRequest) -> None:
@@ -130,7 +130,7 @@ class Snapshot:
 
     def eigenpairs(self) -> Eigenpairs:
         """Extreme eigenpairs of the Hessian, for all that was announced by :meth:`expect`."""
-        pairs: Eigenpairs = self._once("eigenpairs", self._compute_eigenpairs)
+        pairs: Eigenpairs = self.once("eigenpairs", self._compute_eigenpairs)
         return pairs
 
     def _compute_eigenpairs(self) -> Eigenpairs:
@@ -158,7 +158,7 @@ class Snapshot:
 
     def optimizer(self) -> OptimizerDescription | None:
         """The optimizer that moves the measured parameters; ``None`` when there are several."""
-        return self._once("optimizer", self._describe_optimizer)
+        return self.once("optimizer", self._describe_optimizer)
 
     def _describe_optimizer(self) -> OptimizerDescription | None:
         measured = {id(parameter) for parameter in self.space.parameters}
@@ -175,7 +175,7 @@ class Snapshot:
         ``None`` when the optimizer's linear map is not known. Equals the largest eigenvalue of the plain Hessian for
         plain SGD.
         """
-        return self._once("sharpness_of_steps", lambda: self._compute_sharpness_of_steps(tolerance))
+        return self.once("sharpness_of_steps", lambda: self._compute_sharpness_of_steps(tolerance))
 
     def _compute_sharpness_of_steps(self, tolerance: float) -> Eigenpairs | None:
         description = self.optimizer()
@@ -188,7 +188,8 @@ class Snapshot:
             return replace(pairs, values=pairs.values + decay) if decay else pairs
         return self._lanczos("steps", description.metric_surface(self.surface), 1, 0, tolerance)
 
-    def _once(self, name: str, compute: Any) -> Any:
+    def once(self, name: str, compute: Any) -> Any:
+        """What ``compute`` gives, from the first call under this name: monitors share it."""
         if name not in self._known:
             self._known[name] = compute()
         return self._known[name]

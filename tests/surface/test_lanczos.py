@@ -351,7 +351,7 @@ class HeldTwice(ParameterSpace):
         return torch.dot(first, second) / 2
 
     def random(self, seed: int, distribution: str = "normal") -> Tensor:
-        half = torch.randn(self.local_dimension // 2, generator=torch.Generator().manual_seed(seed), dtype=self.dtype)
+        half = ParameterSpace([nn.Parameter(torch.zeros(self.local_dimension // 2, dtype=self.dtype))]).random(seed)
         return torch.cat([half, half])
 
 

@@ -29,10 +29,15 @@ HOSTILE = '"><img src=x onerror="window.hacked=1"><script>window.hacked=2<!-- \u
 def tab(open_page: OpenPage, sample_runs: SampleRuns) -> Tab:
     """The tab with the run "slow" alone, at its last step."""
     tab = open_page(frame_address(sample_runs.address))
+    settle(tab)
+    return tab
+
+
+def settle(tab: Tab) -> None:
+    """Leaves the run "slow" alone, and waits until everything of its last step is drawn."""
     tab.frame.locator("[data-run=fast] input").uncheck()
     tab.wait_for_step(300)
     tab.frame.wait_for_selector("#planes .card")
-    return tab
 
 
 def plot_of(tab: Tab, card: str, index: int = 0) -> Locator:
@@ -71,9 +76,7 @@ def check_numbers(tab: Tab, runs: SampleRuns, step: int) -> None:
 def test_the_last_step_is_shown_as_it_was_logged(open_page: OpenPage, sample_runs: SampleRuns) -> None:
     """In TensorBoard's own page; the other tests open the frame in it by itself."""
     tab = open_page(tab_address(sample_runs.address))
-    tab.frame.locator("[data-run=fast] input").uncheck()
-    tab.wait_for_step(300)
-    tab.frame.wait_for_selector("#planes .card")
+    settle(tab)
     check_numbers(tab, sample_runs, 300)
     verdict = sample_runs.record("slow", "verdict", "episode", 300)
     diagnosis = tab.frame.locator("#diagnosis .card")
@@ -273,6 +276,7 @@ def rows_inside(column: np.ndarray) -> np.ndarray:
 
 def test_dark_mode_follows_the_browser(open_page: OpenPage, sample_runs: SampleRuns) -> None:
     tab = open_page(frame_address(sample_runs.address), dark=True)
+    settle(tab)
     plot = plot_of(tab, "Hessian eigenvalues")
     assert np.median(pixels(plot)) < 60
     assert tab.frame.evaluate("getComputedStyle(document.body).color") == "rgb(228, 232, 238)"
