@@ -1,13 +1,23 @@
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import pytest
+import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from landscape_callbacks import LandscapeMonitor, read_records
+from landscape_callbacks import (
+    CriticalLearningRateMonitor,
+    GradientNormMonitor,
+    HessianEigenvalueMonitor,
+    LandscapeMonitor,
+    LossSliceMonitor,
+    read_records,
+)
+from landscape_callbacks.callbacks.loss_watch import LossWatch
 from landscape_callbacks.training.lightning_namespace import MisconfigurationException
 from tests.hard_module import HardModule, loaders, train
 from tests.training.test_harmless import SETUPS
@@ -106,3 +116,96 @@ def test_a_resumed_run_goes_on_with_every_part(tmp_path: Path) -> None:
 def test_wrong_arguments_are_refused(arguments: dict[str, Any]) -> None:
     with pytest.raises(MisconfigurationException, match="LandscapeMonitor"):
         LandscapeMonitor(**arguments)
+
+
+class Seen(pl.Callback):
+    """Takes down the steps at which a metric is logged."""
+
+    def __init__(self, *tags: str) -> None:
+        self.steps: dict[str, list[int]] = {tag: [] for tag in tags}
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        for tag, steps in self.steps.items():
+            known = trainer._logger_connector._callback_metrics.pop(tag, None)
+            if known is not None:
+                steps.append(batch_idx)
+
+
+def test_parts_that_sleep_between_measurements_miss_none(tmp_path: Path) -> None:
+    """Single monitors are asked at every step; under one monitor steps at which nothing is due are passed over."""
+    tags = ("hessian/largest_eigenvalue", "gradient/norm", "stability/critical_ratio", "slice/update/best_step")
+
+    def steps_of(*callbacks: pl.Callback) -> dict[str, list[int]]:
+        seen = Seen(*tags)
+        trainer = pl.Trainer(
+            max_steps=60, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False, callbacks=[*callbacks, seen], default_root_dir=tmp_path,
+        )  # fmt: skip
+        data = torch.utils.data.TensorDataset(
+            torch.randn(600, 5, generator=torch.Generator().manual_seed(0)), torch.zeros(600)
+        )
+        torch.manual_seed(0)
+        trainer.fit(Plain(), torch.utils.data.DataLoader(data, batch_size=10))
+        return seen.steps
+
+    whole = LandscapeMonitor(
+        max_overhead=None, every_n_steps=7, gradient_norms={"every_n_steps": 3}, diagnosis=False, figures=False,
+        critical_learning_rate={"every_n_steps": 11}, plane={"points": 5}, summary=False,
+    )  # fmt: skip
+    together = steps_of(whole)
+    apart = steps_of(
+        HessianEigenvalueMonitor(every_n_steps=7, max_overhead=None),
+        GradientNormMonitor(every_n_steps=3, max_overhead=None),
+        CriticalLearningRateMonitor(every_n_steps=11, max_overhead=None),
+        LossSliceMonitor(
+            directions=["update", "largest_eigenvector"], every_n_steps=7, max_overhead=None, figures=False
+        ),
+    )
+    assert together == apart
+    assert together["hessian/largest_eigenvalue"] == list(range(0, 60, 7))
+    assert together["stability/critical_ratio"] == list(range(11, 60, 11))
+    path = whole.parts["plane"].trajectory  # type: ignore[attr-defined]
+    assert path.steps == list(range(61))
+    assert path.offered == 61
+
+
+class Plain(pl.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = torch.nn.Linear(5, 1)
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return (self.net(batch[0]).squeeze(1) - batch[1]).square().mean()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.05)
+
+
+def test_what_hooks_cost_at_every_step_is_booked_and_paid_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monitor = LandscapeMonitor(summary=False, figures=False)
+    add = LossWatch.add
+
+    def slower(*arguments: Any, **keywords: Any) -> None:
+        time.sleep(0.01)
+        add(*arguments, **keywords)
+
+    monkeypatch.setattr(LossWatch, "add", slower)
+    seen: list[float] = []
+
+    class Look(pl.Callback):
+        def on_train_epoch_end(self, *arguments: Any) -> None:
+            coordinator = monitor.parts["diagnosis"].coordinator
+            seen.extend([coordinator.between, coordinator.spent, coordinator.overhead()])
+
+    trainer = pl.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=[monitor, Look()], default_root_dir=tmp_path,
+    )  # fmt: skip
+    data = torch.utils.data.TensorDataset(torch.randn(600, 5), torch.zeros(600))
+    trainer.fit(Plain(), torch.utils.data.DataLoader(data, batch_size=10))
+    between, spent, overhead = seen
+    assert 0.6 <= between <= spent
+    assert overhead > 0.5
+    # The hooks have spent the budget many times over: after the first, nothing more is measured.
+    assert {name: part.cadence.measurements for name, part in monitor.parts.items()}["eigenvalues"] == 1
+    assert monitor.parts["gradient_norms"].cadence.next_step > 60

@@ -7,12 +7,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from landscape_callbacks.callbacks.probing import Look, look_at, steps_left
+from landscape_callbacks import PlateauLearningRateAdjuster, SaddlePointMonitor
+from landscape_callbacks.callbacks import probing
+from landscape_callbacks.callbacks.probing import Look, look_at, sees_all, steps_left
 from landscape_callbacks.diagnosis.trend import LossTrend
+from landscape_callbacks.surface.probe import probe_surface
 from landscape_callbacks.training.monitor import Monitor
 from landscape_callbacks.training.reporting import Report
 
@@ -151,3 +154,65 @@ class _Trainer:
 )
 def test_steps_left(settings, left):
     assert steps_left(_Trainer(**settings)) == left
+
+
+class _Watcher(Callback):
+    def __init__(self):
+        self.found = None
+
+    def on_train_start(self, trainer, pl_module):
+        self.found = sees_all(trainer)
+
+
+@pytest.mark.parametrize(
+    ("loader", "settings", "expected"),
+    [
+        ({"batch_size": 32}, {}, True),
+        ({"batch_size": 40}, {"shuffle": True}, True),
+        ({"batch_size": 16}, {}, False),
+        ({"batch_size": 16, "shuffle": True}, {"limit_train_batches": 1}, False),
+        ({"batch_size": 16}, {"overfit_batches": 1}, True),
+        ({"batch_size": 20, "shuffle": True, "drop_last": True}, {}, False),
+        ({"batch_size": 32, "drop_last": True}, {}, True),
+        ("stream", {"limit_train_batches": 1}, False),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_a_step_sees_all_data_only_where_an_epoch_is_one_batch_and_always_the_same(
+    loader, settings, expected, tmp_path
+):
+    data = TensorDataset(torch.zeros(32, 4, dtype=torch.float64))
+    shuffle = settings.pop("shuffle", False)
+    batches = (
+        DataLoader(_Stream(), batch_size=8)
+        if loader == "stream"
+        else DataLoader(data, **{"shuffle": shuffle, **loader})
+    )
+    watcher = _Watcher()
+    trainer = Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False, callbacks=[watcher], default_root_dir=tmp_path, **settings,
+    )  # fmt: skip
+    trainer.fit(_Quadratic(lambda p: torch.optim.SGD(p, lr=0.01)), batches)
+    assert watcher.found is expected
+
+
+class _Stream(IterableDataset):
+    def __iter__(self):
+        return iter(TensorDataset(torch.zeros(32, 4, dtype=torch.float64)))
+
+
+def test_two_monitors_on_one_surface_share_a_probe(tmp_path, monkeypatch):
+    probes = []
+    monkeypatch.setattr(probing, "probe_surface", lambda *a, **k: (probes.append(k["seed"]), probe_surface(*a, **k))[1])
+    saddle = SaddlePointMonitor(every_n_steps=40, max_overhead=None, batches=4)
+    adjuster = PlateauLearningRateAdjuster(every_n_steps=15, max_overhead=None, batches=4)
+    trainer = Trainer(
+        max_steps=100, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False, callbacks=[saddle, adjuster], default_root_dir=tmp_path,
+    )  # fmt: skip
+    data = torch.randn(800, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    trainer.fit(_Quadratic(lambda p: torch.optim.SGD(p, lr=0.01)), DataLoader(TensorDataset(data), batch_size=8))
+    assert len(probes) == len(set(probes)) >= 1
+    assert saddle.cadence.measurements == adjuster.cadence.measurements == len(probes)
+    assert saddle.cost == adjuster.probe_cost > 0

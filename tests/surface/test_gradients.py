@@ -75,3 +75,17 @@ def test_one_microbatch_is_refused() -> None:
     space = ParameterSpace([torch.nn.Parameter(torch.zeros(2))])
     with pytest.raises(ValueError, match="at least 2 microbatches, got 1"):
         gradient_noise_scale(space, [torch.ones(2)], 4)
+
+
+@pytest.mark.filterwarnings("error")
+def test_squares_that_overflow_do_not_make_a_finite_gradient_infinite() -> None:
+    norms = gradient_norms([torch.tensor([3e25, 4e25]), torch.tensor([math.inf]), torch.tensor([math.nan, 1.0])])
+    assert norms[0] == pytest.approx(5e25)
+    assert norms[1] == math.inf
+    assert math.isnan(norms[2])
+
+
+def test_long_tensors_keep_their_digits() -> None:
+    for size in (3 << 19, 1 << 22):
+        values = torch.rand(size, generator=torch.Generator().manual_seed(0)) + 0.5
+        assert float(gradient_norms([values])[0]) == pytest.approx(float(values.double().norm()), rel=1e-6)
