@@ -227,18 +227,23 @@ def wall_time(problem: Problem, reference: np.ndarray) -> None:
             "ours": lambda count=count: extreme_eigenvalues(problem.surface(), count),
         }
         tuned: dict[str, int] = {}
+        error_after: list[tuple[int, float]] = []
         if "hessian-eigenthings, Lanczos" in available():
             # Tuned with the answer in hand: the fewest steps that are good enough.
             error_after = eigenthings_errors(problem, reference[:count])
             for label, target in (("equal", accuracy), ("1e-3", 1e-3)):
-                tuned[label] = steps = next(steps for steps, error in error_after if error <= target)
-                contenders[label] = lambda count=count, steps=steps: by_eigenthings(problem, count, steps)
+                steps = next((steps for steps, error in error_after if error <= target), None)
+                if steps is not None:
+                    tuned[label] = steps
+                    contenders[label] = lambda count=count, steps=steps: by_eigenthings(problem, count, steps)
         took = seconds(contenders)
         unit = took["f+b"]
         limit = took["ours"] / unit / (1 + 2 * pairs.products)
         peers = " | ".join(
             f"{tuned[label]} | {took[label] / unit:.1f} | {took['ours'] / took[label]:.2f}"
             if label in tuned
+            else f"not in {error_after[-1][0]}, error {min(error for _, error in error_after):.0e} | | "
+            if error_after
             else "| | "
             for label in ("equal", "1e-3")
         )

@@ -169,9 +169,11 @@ class HessianEigenvalueMonitor(Monitor):
             products += step_pairs.products if optimizer.preconditioner is not None else 0
         elif optimizer is not None and optimizer.kind == "unknown":
             self.coordinator.warn("stability", f"stability/ratio is left out: {optimizer.why_not}")
+        known: dict[str, Any] = {}
         if self.trace and not snapshot.economy.few_vectors:
             estimate = trace(snapshot.surface, seed=snapshot.step)
             scalars["hessian/trace"], scalars["hessian/trace_error"] = float(estimate.value), float(estimate.error)
+            known = {"trace": scalars["hessian/trace"], "trace_error": scalars["hessian/trace_error"]}
             products += estimate.products
         records = [
             Record(
@@ -202,6 +204,7 @@ class HessianEigenvalueMonitor(Monitor):
                     "hessian",
                     snapshot.step,
                     {"grid": density.grid.numpy(), "density": density.density.numpy()},
+                    known,
                 )
             )
         scalars["hessian/products"] = float(products)

@@ -18,6 +18,7 @@ from landscape_callbacks.surface.vectors import ParameterSpace
 from landscape_callbacks.training.compatibility import require_choice, require_positive_int
 from landscape_callbacks.training.figure_logging import Drawing
 from landscape_callbacks.training.lightning_namespace import MisconfigurationException
+from landscape_callbacks.training.memory import Memory, eigenvalue_memory, together
 from landscape_callbacks.training.monitor import Monitor
 from landscape_callbacks.training.replay import LossFunction
 from landscape_callbacks.training.reporting import Report, current_step
@@ -223,6 +224,11 @@ class LossPlaneMonitor(Monitor):
         """Announces the eigenvectors wanted."""
         if "eigenvectors" in self.planes:
             snapshot.expect(EigenRequest(largest=2, tolerance=_EIGEN_TOLERANCE))
+
+    def memory(self, snapshot: Snapshot) -> Memory:
+        """As other monitors, and a Krylov basis where the plane of the eigenvectors is wanted."""
+        plain = super().memory(snapshot)
+        return together(plain, eigenvalue_memory(snapshot.space, 2)) if "eigenvectors" in self.planes else plain
 
     def measure(self, trainer: Any, pl_module: Any, snapshot: Snapshot) -> Report:
         """The loss on every plane."""

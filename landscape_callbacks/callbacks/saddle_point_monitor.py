@@ -28,15 +28,15 @@ class SaddlePointMonitor(LossWatchingMonitor):
 
     The loss of every step feeds a trend test. When the loss stops falling or blows up, and now and then besides, the
     monitor looks closer: the last ``batches`` batches are replayed, directions are chosen on one half of them and
-        tested on the other, and the verdict
-    rests on what each move could win. *Undetermined* is one of the answers. A warning is given once an episode, with
-    its evidence, and the end of the episode is told too.
+    tested on the other, and the verdict rests on what each move could win. *Undetermined* is one of the answers. A
+    warning is given once an episode, with its evidence, and the end of the episode is told too.
 
     ============================================  ==================================================================
     tag                                           meaning
     ============================================  ==================================================================
     ``diagnosis/saddle_score``                    0 (no sign) to 1 (negative curvature for sure, and far more to win
-    along it) ``diagnosis/plateau``                         0 (falls for sure) to 1 (has stopped for sure)
+                                                  along it)
+    ``diagnosis/plateau``                         0 (falls for sure) to 1 (has stopped for sure)
     ``diagnosis/verdict``                         text: verdict, evidence with standard errors, cost
     ``diagnosis/samples``                         samples of training that all looks so far cost
     ``stability/batch_sharpness_ratio``           batch sharpness over the limit, with ``…_error``: the gauge
@@ -55,10 +55,8 @@ class SaddlePointMonitor(LossWatchingMonitor):
             an epoch is one batch.
         horizon: Steps over which a decrease of the loss has to matter to count as progress.
         escape: ``None``: only tell. ``"perturb"``: at a saddle, move the weights by uniform noise in a ball (Jin et al.
-            2017, arXiv 1703.00887).
-            ``"line_search"``: move them along the tested direction of negative curvature, by the tested distance.
-                Optimizer state is kept; every move
-            is logged.
+            2017, arXiv 1703.00887). ``"line_search"``: move them along the tested direction of negative curvature, by
+            the tested distance. Optimizer state is kept; every move is logged.
         escape_radius: Length of a perturbation, as a share of the norm of the weights.
         max_escapes: Most moves in a run.
         parameters: Regular expression on parameter names (``re.search``); ``None``: all trainable parameters.

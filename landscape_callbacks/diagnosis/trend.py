@@ -18,12 +18,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from landscape_callbacks.diagnosis import student
 from landscape_callbacks.diagnosis.error_budget import ErrorBudget
 from landscape_callbacks.diagnosis.slope import FREQUENCIES, slope_of_blocks
 from landscape_callbacks.diagnosis.windows import BLOCKS, DoublingWindows
 
 _FIRST_LOSSES = 8
+_EARLY_LOOKS = (16, 32)  # losses
+_EARLY_CHANCE = 1e-3
 _NORMAL_TAIL_AT_ONE = 0.158655
 _LARGEST_LOSS = 1e100  # squares of anything larger overflow; such a loss is as good as infinite
 
@@ -100,7 +104,7 @@ class LossTrend:
     The floor is the largest of ``noise_floor`` standard deviations of the noise, ``drop_floor`` of the drop since the
     start and a tenth of ``drop_floor`` of the loss at the start; so nothing changes when the loss is rescaled. The
     horizon grows with the run, to ``horizon_share`` of the steps so far: late in a long run progress is slow and
-    still progress.
+    still progress. Before the first window of 60 losses is full, a loss that falls clearly is told by its line.
 
     Args:
         horizon: Steps over which a decrease has to be worth the wait.
@@ -152,6 +156,8 @@ class LossTrend:
         self._budget = ErrorBudget(self.false_alarm_rate, shortest=BLOCKS, center=4 * self.horizon)
         # One entry a window length: the last look at it.
         self._looks: list[_Look | None] = []
+        self._opening: list[float] = []
+        self._early: _Look | None = None
         self._decided = -1
         self._state = "undetermined"
         self._since = 0
@@ -173,6 +179,10 @@ class LossTrend:
                 continue
             if len(self._first) < _FIRST_LOSSES:
                 self._first.append(value)
+            if len(self._opening) < _EARLY_LOOKS[-1]:
+                self._opening.append(value)
+                if len(self._opening) in _EARLY_LOOKS:
+                    self._look_early()
             for level in self._windows.push(value):
                 self._look(level)
         return self.state
@@ -185,13 +195,13 @@ class LossTrend:
     def report(self) -> Trend:
         """The state with the figures that it rests on."""
         known = [look for look in self._looks if look is not None]
-        look = self._looks[self._decided] if self._decided >= 0 else (known[-1] if known else None)
+        look = self._looks[self._decided] if self._decided >= 0 else (known[-1] if known else self._early)
         if look is None:
             look = _Look("undetermined", self._steps, 0, math.nan, math.nan, math.nan, math.nan)
         horizon = self._current_horizon()
         return Trend(
             state=self.state,
-            since=self._since if self._decided >= 0 else self._steps,
+            since=self._since if self._decided >= 0 or look is self._early else self._steps,
             steps=self._steps,
             window=look.window,
             decrease=-look.slope * horizon,
@@ -206,6 +216,7 @@ class LossTrend:
     def restart(self) -> None:
         """Forgets the windows, as after a change of the learning rate; the drop and the looks spent so far stay."""
         self._windows.clear()
+        self._opening, self._early = [], None
         self._looks = [None for _ in self._looks]
         self._decided = -1
         self._state = "undetermined"
@@ -220,6 +231,8 @@ class LossTrend:
             "windows": self._windows.state_dict(),
             "spent": list(self._budget.looks),
             "looks": [None if look is None else list(vars(look).values()) for look in self._looks],
+            "opening": list(self._opening),
+            "early": None if self._early is None else list(vars(self._early).values()),
             "decided": self._decided,
             "state": self._state,
             "since": self._since,
@@ -234,9 +247,25 @@ class LossTrend:
         self._windows.load_state_dict(state["windows"])
         self._budget.looks = [int(count) for count in state["spent"]]
         self._looks = [None if look is None else _Look(*look) for look in state["looks"]]
+        self._opening = [float(loss) for loss in state["opening"]]
+        self._early = None if state["early"] is None else _Look(*state["early"])
         self._decided = int(state["decided"])
         self._state = str(state["state"])
         self._since = int(state["since"])
+
+    def _look_early(self) -> None:
+        """Before the first window is full: whether the losses so far fall for sure, their noise taken as white."""
+        losses = np.array(self._opening)
+        time = np.arange(len(losses)) - 0.5 * (len(losses) - 1)
+        slope = float(time @ losses) / float(time @ time)
+        residuals = losses - losses.mean() - slope * time
+        noise = math.sqrt(float(residuals @ residuals) / (len(losses) - 2))
+        error = noise / math.sqrt(float(time @ time))
+        matters = -slope > self._floor(noise) / self._current_horizon()
+        falls = matters and (error == 0 or student.tail(-slope / error, len(losses) - 2) < _EARLY_CHANCE)
+        self._state = "progressing" if falls else "undetermined"
+        self._since = self._steps - len(losses)
+        self._early = _Look(self._state, self._steps, len(losses), slope, error, noise, 1.0) if falls else None
 
     def _look(self, level: int) -> None:
         """Tests the window of one length, and lets the shortest window that is sure decide."""

@@ -119,7 +119,7 @@ def _saddle_score(won: Gains) -> float:
 
 
 class _Share:
-    """A gain as a share of the current loss, or in loss units where the loss is not positive."""
+    """A gain as a share of the current loss, or in loss units where the loss is not positive or the gain exceeds it."""
 
     def __init__(self, measurement: Measurement, situation: Situation) -> None:
         self.scale = situation.scale(measurement)
@@ -127,7 +127,7 @@ class _Share:
 
     def __call__(self, gain: float, error: float | None = None) -> str:
         value, spread = gain * self.scale, 0.0 if error is None else error * self.scale
-        if not self.loss > 0:
+        if not self.loss > 0 or value > self.loss:
             return f"{value:.2g}" if error is None else f"{value:.2g} ± {spread:.1g}"
         percent, spread = 100 * value / self.loss, 100 * spread / self.loss
         return f"{_plain(percent)} %" if error is None else f"{_plain(percent)} ± {_plain(spread, 1)} %"

@@ -236,7 +236,7 @@ class _Stop:
         if (bounds[guards] > max(tolerance, min(_GUARD_TOLERANCE, 100 * tolerance)) * guard_sizes).any():
             return np.zeros(count, dtype=bool)
         allowed = tolerance * sizes[own]
-        share = min(1.0, max(1.0, count / 3) * _RESIDUAL_SHARE)
+        share = 1.0 if warm else min(1.0, max(1.0, count / 3) * _RESIDUAL_SHARE)
         converged = (bounds[own] <= allowed) & (residuals[own] <= share * allowed)
         deviation = (self.random_share or 1.0) / np.sqrt(krylov.space.dimension)
         distances = np.maximum(tolerance, _WARM_DISTANCE) * sizes[own] if warm else allowed

@@ -16,11 +16,9 @@ class ShardedModule:
     module on one process:
 
     1. Gradients reach the shards through hooks of ``backward`` only: ``torch.autograd.grad`` finds no path to them,
-    and they
-       carry no graph. Hence no second derivative but by differences of gradients.
+       and they carry no graph. Hence no second derivative but by differences of gradients.
     2. The outermost part keeps its gathered weights after a forward pass without backward. They would be used again
-    though the
-       shards were moved since, so they are freed before and after every evaluation.
+       though the shards were moved since, so they are freed before and after every evaluation.
     3. ``backward`` writes to ``.grad``, so that what stood there is set aside and put back.
 
     Gradients come out averaged over the processes that see different data: ``fully_shard`` does that itself.

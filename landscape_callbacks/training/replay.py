@@ -27,9 +27,8 @@ class Replay:
 
     Between ``__enter__`` and ``__exit__`` logging is muted and the module holds clones of its buffers, also between
     evaluations: activation checkpointing runs parts of the step again in every backward. Each evaluation starts from
-        the module state and the
-    random streams that were found at ``__enter__``, so the dropout mask, and everything else that a step draws, is that
-    of the training step that follows.
+    the module state and the random streams that were found at ``__enter__``, so the dropout mask, and everything else
+    that a step draws, is that of the training step that follows.
 
     Args:
         trainer: The trainer, inside ``fit``.

@@ -45,8 +45,7 @@ def log_scalars(trainer: Any, scalars: Mapping[str, float], step: int) -> None:
     """Sends scalars to every logger and into ``trainer.callback_metrics``; non-finite values go as they are.
 
     ``self.log`` would not do: a value logged now and then is repeated at every flush, and lands on flush steps only. A
-        logger that raises
-    does not keep the others from their values; its exception comes last.
+    logger that raises does not keep the others from their values; its exception comes last.
     """
     if not scalars:
         return
