@@ -29,7 +29,7 @@ from landscape_callbacks import HessianEigenvalueMonitor, SaddlePointMonitor
 # Name, optimizer, batch size (None: all), steps.
 RUNS: list[tuple[str, Any, int | None, int]] = [
     ("gradient descent, η = 0.2", lambda p: torch.optim.SGD(p, lr=0.2), None, 1500),
-    ("heavy ball, η = 0.1, β = 0.9", lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), None, 1500),
+    ("heavy ball, η = 0.2, β = 0.7", lambda p: torch.optim.SGD(p, lr=0.2, momentum=0.7), None, 1500),
     ("heavy ball, η = 0.35, β = 0.5", lambda p: torch.optim.SGD(p, lr=0.35, momentum=0.5), None, 1500),
     ("Adam, η = 1e-3", lambda p: torch.optim.Adam(p, lr=1e-3), None, 1500),
     ("SGD, η = 0.1, batch 20", lambda p: torch.optim.SGD(p, lr=0.1), 20, 4500),
@@ -69,8 +69,19 @@ class Values(Callback):
                 self.values[tag][trainer.global_step] = float(value)
 
 
-def train(optimizer: Any, batch_size: int | None, steps: int, seed: int) -> tuple[Values, list[str]]:
-    """What was measured in a run, and the warnings that it gave."""
+class Asks(Callback):
+    """Asks for a look every 300 steps, so that a warning would be given if one were due."""
+
+    def __init__(self, monitor: SaddlePointMonitor) -> None:
+        self.monitor = monitor
+
+    def on_train_batch_start(self, trainer: Trainer, *arguments: Any) -> None:
+        if trainer.global_step and trainer.global_step % 300 == 0:
+            self.monitor.cadence.request(at_once=True)
+
+
+def train(optimizer: Any, batch_size: int | None, steps: int, seed: int) -> tuple[Values, list[str], int]:
+    """What was measured in a run, the warnings that it gave, and how often it looked."""
     torch.manual_seed(seed)
     pixels, digits = load_digits(return_X_y=True)
     images = torch.tensor(pixels[:300], dtype=torch.float32) / 16
@@ -84,13 +95,13 @@ def train(optimizer: Any, batch_size: int | None, steps: int, seed: int) -> tupl
     diagnosis = SaddlePointMonitor(every_n_steps=150, max_overhead=None)
     trainer = Trainer(
         max_steps=steps, max_epochs=-1, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, callbacks=[curvature, diagnosis, values],
+        enable_progress_bar=False, enable_model_summary=False, callbacks=[Asks(diagnosis), curvature, diagnosis, values],
     )  # fmt: skip
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         trainer.fit(Digits(optimizer), DataLoader(data, batch_size=size, shuffle=batch_size is not None))
     given = [str(warning.message) for warning in caught if "SaddlePointMonitor" in str(warning.message)]
-    return values, given
+    return values, given, diagnosis.cadence.measurements
 
 
 def last_third(values: dict[int, float], steps: int) -> list[float]:
@@ -106,17 +117,19 @@ def main() -> None:
     for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)
     print("300 digits, tanh network 64-64-64-10, squared error; through the callbacks. Over the last third of a run:\n")
-    print("| run | seed | curvature over limit: median (least, most) | batch sharpness over limit, median | warnings |")
-    print("|---|---|---|---|---|")
+    print(
+        "| run | seed | curvature over limit: median (least, most) | batch sharpness over limit, median | looks | warnings |"
+    )
+    print("|---|---|---|---|---|---|")
     for name, optimizer, batch_size, steps in RUNS:
         for seed in range(arguments.seeds):
-            values, given = train(optimizer, batch_size, steps, seed)
+            values, given, looks = train(optimizer, batch_size, steps, seed)
             ratios = last_third(values.values["stability/ratio"], steps)
             sharpness = last_third(values.values["stability/batch_sharpness_ratio"], steps)
             middle = f"{statistics.median(sharpness):.2f}" if sharpness else ""
             print(
                 f"| {name} | {seed} | {statistics.median(ratios):.3f} ({min(ratios):.3f}, {max(ratios):.3f}) "
-                f"| {middle} | {'; '.join(given) or 'none'} |",
+                f"| {middle} | {looks} | {'; '.join(given) or 'none'} |",
                 flush=True,
             )
 

@@ -7,6 +7,7 @@ take turns, so that a machine whose speed drifts slows all of them alike.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import logging
 import statistics
 import tempfile
@@ -44,6 +45,23 @@ class LogGradNorm(pl.Callback):
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         pl_module.log_dict(grad_norm(pl_module, norm_type=2))
+
+
+class WandbWatch(pl.Callback):
+    """``wandb.watch`` at every step, offline: a histogram of every gradient."""
+
+    def __init__(self) -> None:
+        import wandb
+
+        self.wandb = wandb
+        self.run = wandb.init(mode="offline", dir=tempfile.mkdtemp(), settings=wandb.Settings(silent=True))
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, *arguments: Any) -> None:
+        self.run.watch(pl_module, log="gradients", log_freq=1)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *arguments: Any) -> None:
+        self.run.log({"step": trainer.global_step})
+        self.run.unwatch(pl_module)
 
 
 class StepTimes(pl.Callback):
@@ -151,16 +169,17 @@ def gradient_norm_table(steps: int) -> list[str]:
     network = nn.Sequential(*layers)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     data = TensorDataset(torch.randn(512, 545), torch.randint(0, 545, (512,)))
-    turns = TakingTurns(
-        {
-            "no callback": pl.Callback(),
-            "GradientNormMonitor(every_n_steps=1, max_overhead=None)": GradientNormMonitor(
-                every_n_steps=1, max_overhead=None
-            ),
-            "log_dict(grad_norm(...)) at every step": LogGradNorm(),
-        }
-    )
-    fit(network, data, 64, 3 * (steps + 2) + 1, [turns])
+    contenders: dict[str, pl.Callback] = {
+        "no callback": pl.Callback(),
+        "GradientNormMonitor(every_n_steps=1, max_overhead=None)": GradientNormMonitor(
+            every_n_steps=1, max_overhead=None
+        ),
+        "log_dict(grad_norm(...)) at every step": LogGradNorm(),
+    }
+    if importlib.util.find_spec("wandb"):
+        contenders["wandb.watch(log_freq=1), offline"] = WandbWatch()
+    turns = TakingTurns(contenders)
+    fit(network, data, 64, len(contenders) * (steps + 2) + 1, [turns])
     seconds = {name: own[2:] for name, own in turns.seconds.items()}
     lines = [
         f"Gradient norms at every step; {parameters / 1e6:.1f} M parameters in {len(list(network.parameters()))} tensors, batch 64, "

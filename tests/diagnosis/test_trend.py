@@ -57,7 +57,7 @@ def test_saddle_plateau_of_a_deep_linear_net_begins_and_ends():
     for _ in range(6000):
         losses.append(0.5 * np.sum((strengths - modes) ** 2))
         modes = modes + 0.002 * 2 * modes * (strengths - modes)
-    assert states(losses[300:5000]) == ["progressing", "plateau", "progressing"]
+    assert states(losses[300:5000]) == ["undetermined", "progressing", "plateau", "progressing"]
     trend = LossTrend()
     trend.update_many(losses[:2500])
     report = trend.report()
