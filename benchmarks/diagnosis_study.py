@@ -271,7 +271,7 @@ def main() -> int:
     names = ("trend", "curvature", "minibatch", "full-batch", "callback-minibatch", "callback-full-batch")
     parser.add_argument("tables", nargs="*", metavar="table", help=f"which ones: {', '.join(names)} (all)")
     parser.add_argument("--small", action="store_true", help="a cut of a few minutes")
-    parser.add_argument("--seed", type=int, default=2000, help="first seed (2000)")
+    parser.add_argument("--seed", type=int, default=4000, help="first seed (4000)")
     options = parser.parse_args()
     if unknown := set(options.tables) - set(names):
         parser.error(f"no table is named {', '.join(sorted(unknown))}; there are {', '.join(names)}")
