@@ -12,6 +12,8 @@ import torch
 from landscape_callbacks.training.lightning_namespace import MisconfigurationException
 
 SUPPORTED_STRATEGIES = ("SingleDeviceStrategy", "DDPStrategy", "ModelParallelStrategy")
+# With 2.6 gradients of tensor-parallel weights are off, and fully_shard does not run on a CPU; between, none was tried.
+_LEAST_TORCH_WITH_SHARDS = (2, 13)
 _USE_FULLY_SHARD = (
     "Use strategy=ModelParallelStrategy(...) with torch's fully_shard in configure_model (FSDP2) for models that "
     "have to be sharded, "
@@ -85,6 +87,13 @@ def require_supported_strategy(monitor: str, trainer: Any) -> None:
             raise MisconfigurationException(
                 f"{monitor} cannot measure under {type(strategy).__name__}, {reason}. {_USE_FULLY_SHARD}"
             )
+    if _is_a(strategy, "ModelParallelStrategy") and _torch_version() < _LEAST_TORCH_WITH_SHARDS:
+        least = ".".join(map(str, _LEAST_TORCH_WITH_SHARDS))
+        raise MisconfigurationException(
+            f"{monitor} measures under ModelParallelStrategy from torch {least} on, and this is torch "
+            f"{torch.__version__}: with older ones values came out wrong or were not tried. Install a newer torch, or "
+            "take the callback out."
+        )
     if not any(_is_a(strategy, name) for name in SUPPORTED_STRATEGIES):
         raise MisconfigurationException(
             f"{monitor} measures on one device, under DDP and under ModelParallelStrategy; this trainer uses "
@@ -121,6 +130,11 @@ def require_supported_shards(monitor: str, trainer: Any, *, sharded: bool, diffe
             "configure_model, or set "
             "data_parallel_size=1."
         )
+
+
+def _torch_version() -> tuple[int, int]:
+    major, minor = torch.__version__.split(".")[:2]
+    return int(major), int(minor)
 
 
 def _is_a(strategy: Any, name: str) -> bool:

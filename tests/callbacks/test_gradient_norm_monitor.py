@@ -133,9 +133,28 @@ def test_each_of_several_optimizers_has_its_norm() -> None:
         assert math.hypot(*own) == pytest.approx(row["gradient/norm"], rel=1e-12)
 
 
+class FarFromItsGoal(pl.LightningModule):
+    """A regression whose gradient stands out of its noise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line = torch.nn.Linear(4, 1).double()
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return (self.line(batch).squeeze(1) - 3.0 * batch.sum(1)).square().mean()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=1e-3)
+
+
 def test_noise_scale_is_logged_with_its_error() -> None:
-    train([GradientNormMonitor(every_n_steps=1, max_overhead=None, noise_scale_batches=8)])
-    rows = train.last_rows  # type: ignore[attr-defined]
+    rows = RowLogger()
+    trainer = pl.Trainer(
+        max_epochs=2, logger=rows, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu",
+        callbacks=[GradientNormMonitor(every_n_steps=1, max_overhead=None, noise_scale_batches=8)],
+    )  # fmt: skip
+    data = torch.randn(8 * 32, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    trainer.fit(FarFromItsGoal(), torch.utils.data.DataLoader(data, batch_size=32))
     scales, errors = values(rows, "gradient/noise_scale"), values(rows, "gradient/noise_scale_error")
     assert len(scales) == len(errors) == 16 - 7
     resolved = [(s, e) for s, e in zip(scales, errors, strict=True) if math.isfinite(s)]

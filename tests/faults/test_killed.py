@@ -4,6 +4,7 @@ does.
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import subprocess
@@ -72,9 +73,10 @@ def train(
     trainer = pl.Trainer(
         callbacks=[*monitors, checkpoints], logger=logger, enable_model_summary=False, log_every_n_steps=1, **options
     )
-    trainer.fit(
-        module, data, ckpt_path=str(folder / "last.ckpt") if resume else None, weights_only=True if resume else None
-    )
+    keywords: dict[str, Any] = {"ckpt_path": str(folder / "last.ckpt")} if resume else {}
+    if resume and "weights_only" in inspect.signature(trainer.fit).parameters:  # new in Lightning 2.6
+        keywords["weights_only"] = True
+    trainer.fit(module, data, **keywords)
     return trainer, monitors
 
 

@@ -63,7 +63,7 @@ FIGURES: dict[str, Callable[[str], Figure]] = {
 
 @pytest.mark.parametrize("theme", THEMES)
 @pytest.mark.parametrize("name", FIGURES)
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error", "ignore::DeprecationWarning")  # matplotlib 3.8 uses deprecated parts of pyparsing
 def test_figures_render_readable_and_outside_of_pyplot(name: str, theme: str) -> None:
     import matplotlib.pyplot as plt
 

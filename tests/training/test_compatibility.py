@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import pytest
+import torch
 from lightning.pytorch.demos.boring_classes import BoringModel
 
 from landscape_callbacks import (
@@ -17,6 +18,7 @@ from landscape_callbacks import (
     LossSliceMonitor,
     PlateauLearningRateAdjuster,
 )
+from landscape_callbacks.training.compatibility import require_supported_strategy
 from landscape_callbacks.training.lightning_namespace import MisconfigurationException
 
 READERS = (
@@ -69,7 +71,8 @@ def test_an_unknown_strategy_is_refused_by_its_name() -> None:
 
 
 @pytest.mark.parametrize("name", ["SingleDeviceStrategy", "DDPStrategy", "ModelParallelStrategy"])
-def test_supported_strategies(name: str) -> None:
+def test_supported_strategies(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "__version__", "2.13.0")
     HessianEigenvalueMonitor().setup(trainer_under(name), BoringModel(), "fit")
 
 
@@ -97,3 +100,15 @@ def test_the_refusal_comes_before_the_first_batch() -> None:
     with pytest.raises(MisconfigurationException, match="DeepSpeedStrategy"):
         trainer.fit(Counted())
     assert Counted.steps == 0
+
+
+@pytest.mark.parametrize("monitor", READERS)
+@pytest.mark.parametrize("version", ["2.6.0+cpu", "2.12.1", "2.13.0+cpu", "3.0.0"])
+def test_shards_need_a_torch_that_was_tried(monitor: type, version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "__version__", version)
+    trainer = trainer_under("ModelParallelStrategy")
+    if version.startswith(("2.6", "2.12")):
+        with pytest.raises(MisconfigurationException, match=rf"from torch 2.13 on, and this is torch {version[:3]}"):
+            require_supported_strategy(monitor.__name__, trainer)
+    else:
+        require_supported_strategy(monitor.__name__, trainer)

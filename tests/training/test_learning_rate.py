@@ -245,6 +245,8 @@ def test_schedules_by_epoch(name, tmp_path):
 @pytest.mark.filterwarnings("ignore:.*lr_scheduler.step.*before.*optimizer.step.*")
 @pytest.mark.parametrize("name", ["none", "LambdaLR", "OneCycleLR", "CosineAnnealingLR", "SequentialLR"])
 def test_a_rate_held_as_tensor_stays_the_same_tensor(name, tmp_path):
+    if name == "SequentialLR" and torch.__version__.startswith("2.6."):
+        pytest.skip("torch 2.6 itself mixes up such rates; docs/support.md says so")
     plain, scaled = _Recorder(), _Recorder(FACTOR)
     _fit(_Model(SCHEDULERS[name], tensor_rate=True), plain, tmp_path)
     trainer = _fit(_Model(SCHEDULERS[name], tensor_rate=True), scaled, tmp_path)

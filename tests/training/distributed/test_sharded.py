@@ -13,7 +13,13 @@ from tests.training.distributed.runs import POOLED_BATCH, Module, data, fit
 from tests.training.distributed.sharded_checks import TensorParallel, monitors
 from tests.training.distributed.test_ddp import assert_same_values, by_step
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning"),
+    pytest.mark.skipif(
+        tuple(map(int, torch.__version__.split(".")[:2])) < (2, 13),
+        reason="refused with older torch, see compatibility.py",
+    ),
+]
 
 
 def dense(net: nn.Module, weights: list[torch.Tensor], batch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
