@@ -109,14 +109,14 @@ def main() -> None:
         print(f"\n| {size:.0f} MB of events | first (s) | median (s) | slowest (s) |\n|---|---|---|---|")
         with tensorboard(folder) as address:
             wait_for_runs(address, 1, steps=10 * (arguments.steps - 1))
-            for name, times in seconds_to_open(browser, frame_address(address), arguments.repeats).items():
-                print(row(f"tab, {name} cards", times))
+            for cards, times in seconds_to_open(browser, frame_address(address), arguments.repeats).items():
+                print(row(f"tab, {cards} cards", times))
         started = time.perf_counter()
         page = Path(name) / "report.html"
         page.write_text(build_page(find_runs(folder), "run", budget=20_000_000)[0], encoding="utf-8")
         print(row("writing the report page", [time.perf_counter() - started]))
-        for name, times in seconds_to_open(browser, f"file://{page}", arguments.repeats).items():
-            print(row(f"report page, {name} cards", times))
+        for cards, times in seconds_to_open(browser, f"file://{page}", arguments.repeats).items():
+            print(row(f"report page, {cards} cards", times))
         browser.close()
 
 
