@@ -14,6 +14,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader, TensorDataset
 
 from landscape_callbacks import GradientNormMonitor, HessianEigenvalueMonitor, LandscapeMonitor, LossSliceMonitor
@@ -141,7 +142,7 @@ class Usage(pl.Callback):
     def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
         if trainer.global_step % 50 == 0:
             gc.collect()
-            alive = [entry for entry in gc.get_objects() if isinstance(entry, Tensor)]
+            alive = [entry for entry in gc.get_objects() if isinstance(entry, Tensor) and not is_lazy(entry)]
             self.tensors.append(sum(tensor.numel() for tensor in alive))
             self.objects.append(len(gc.get_objects()))
             self.resident.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
@@ -279,7 +280,9 @@ def test_what_a_failed_measurement_held_is_freed(monkeypatch: pytest.MonkeyPatch
 
     class Alive(pl.Callback):
         def on_train_batch_start(self, *args: Any) -> None:
-            before.append(sum(tensor.numel() for tensor in gc.get_objects() if isinstance(tensor, Tensor)))
+            before.append(
+                sum(tensor.numel() for tensor in gc.get_objects() if isinstance(tensor, Tensor) and not is_lazy(tensor))
+            )
 
         def on_train_batch_end(self, *args: Any) -> None:
             pass
