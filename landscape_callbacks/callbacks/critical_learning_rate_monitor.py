@@ -83,9 +83,9 @@ class CriticalLearningRateMonitor(Monitor):
         if self.cadence.is_due(step + 1) and not (self._before is not None and self._before[0] == step):
             self._before = step, select_parameters(pl_module, self.settings.parameters).weights()
 
-    def wakes_at(self, step: int) -> int:
+    def wakes_at(self) -> int:
         """One step before the measurement: the weights before the step that it will look back at are wanted."""
-        return super().wakes_at(step) - 1
+        return super().wakes_at() - 1
 
     def measure(self, trainer: Any, pl_module: Any, snapshot: Snapshot) -> Report:
         """Searches along the last step."""

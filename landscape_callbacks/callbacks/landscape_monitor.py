@@ -180,7 +180,7 @@ class LandscapeMonitor(Callback):
         if step >= coordinator.asleep_until:
             for act in self._acting("on_train_batch_start"):
                 act(trainer, pl_module, batch, batch_idx)
-            coordinator.sleep(step)
+            coordinator.sleep()
         elif coordinator.leads(leader):
             coordinator.pass_by(step, batch, batch_idx)
         coordinator.took_since(started, spent)

@@ -216,7 +216,7 @@ class LossPlaneMonitor(Monitor):
             path.pass_by(step - path.last_offered - 1)
             path.offer(step)
 
-    def wakes_at(self, step: int) -> int:
+    def wakes_at(self) -> int:
         """When the path wants the weights next."""
         return self.trajectory.last_offered + 1 + self.trajectory.unwanted()
 

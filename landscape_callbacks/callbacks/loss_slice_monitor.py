@@ -198,9 +198,9 @@ class LossSliceMonitor(Monitor):
         wanted = follows and ("update" in self.directions or "gradient" in self.directions)
         self.anchors.before_step = self._weights(pl_module) if wanted else None
 
-    def wakes_at(self, step: int) -> int:
+    def wakes_at(self) -> int:
         """One step before a measurement that wants the weights before the step that it will look back at."""
-        return super().wakes_at(step) - int("update" in self.directions or "gradient" in self.directions)
+        return super().wakes_at() - int("update" in self.directions or "gradient" in self.directions)
 
     def prepare(self, snapshot: Snapshot) -> None:
         """Announces the eigenvectors wanted."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
+from landscape_callbacks.diagnosis.slope import slope_in_white_noise
 from landscape_callbacks.diagnosis.trend import LossTrend
 from landscape_callbacks.training.loss_history import LossHistory
 
@@ -78,7 +78,7 @@ class LossWatch:
         report = self.trend.report()
         around = report.noise if math.isfinite(report.noise) else 0.0
         floor = report.floor if math.isfinite(report.floor) else 0.0
-        return _NOISES * max(_spread_around_line(self._calm), around) + floor
+        return _NOISES * max(slope_in_white_noise(self._calm).noise, around) + floor
 
     def restart(self) -> None:
         """Forgets what belongs to the learning rate so far, as after a change of it."""
@@ -120,11 +120,3 @@ class LossWatch:
         self._history.block = state["block"]
         self._since_restart, self._lowest = state["since_restart"], state["lowest"]
         self._latest, self._calm = list(state["latest"]), list(state["calm"])
-
-
-def _spread_around_line(losses: list[float]) -> float:
-    """Standard deviation around the least-squares line: of noise on a trend, the noise."""
-    series, time = np.array(losses), np.arange(len(losses)) - 0.5 * (len(losses) - 1)
-    series -= series.mean()
-    residuals = series - time * (time @ series / (time @ time))
-    return math.sqrt(residuals @ residuals / (len(losses) - 2))

@@ -73,6 +73,23 @@ def slope_of_blocks(means: Sequence[float], squares: Sequence[float], block: int
     return Slope(slope_per_block / block, math.sqrt(power) / _TIME_NORM / block, noise, correlation_time)
 
 
+def slope_in_white_noise(series: Sequence[float]) -> Slope:
+    """The least-squares line through at least three values, with the textbook error: n - 2 degrees of freedom.
+
+    Example:
+        >>> line = slope_in_white_noise([1.0, 3.0, 5.0, 7.0])
+        >>> line.value, line.noise
+        (2.0, 0.0)
+    """
+    values, time = np.array(series), np.arange(len(series)) - 0.5 * (len(series) - 1)
+    values -= values.mean()
+    spread = float(time @ time)
+    slope = float(time @ values) / spread
+    residuals = values - slope * time
+    noise = math.sqrt(float(residuals @ residuals) / (len(values) - 2))
+    return Slope(slope, noise / math.sqrt(spread), noise, 1.0)
+
+
 def _basis(points: int, *, with_line: bool) -> NDArray[np.float64]:
     """Orthonormal rows: the constant, the line if asked, and the lowest frequencies made orthogonal to them."""
     time = (np.arange(points) + 0.5) / points

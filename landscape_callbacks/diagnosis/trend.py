@@ -18,11 +18,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from landscape_callbacks.diagnosis import student
 from landscape_callbacks.diagnosis.error_budget import ErrorBudget
-from landscape_callbacks.diagnosis.slope import FREQUENCIES, slope_of_blocks
+from landscape_callbacks.diagnosis.slope import FREQUENCIES, slope_in_white_noise, slope_of_blocks
 from landscape_callbacks.diagnosis.windows import BLOCKS, DoublingWindows
 
 _FIRST_LOSSES = 8
@@ -255,17 +253,12 @@ class LossTrend:
 
     def _look_early(self) -> None:
         """Before the first window is full: whether the losses so far fall for sure, their noise taken as white."""
-        losses = np.array(self._opening)
-        time = np.arange(len(losses)) - 0.5 * (len(losses) - 1)
-        slope = float(time @ losses) / float(time @ time)
-        residuals = losses - losses.mean() - slope * time
-        noise = math.sqrt(float(residuals @ residuals) / (len(losses) - 2))
-        error = noise / math.sqrt(float(time @ time))
-        matters = -slope > self._floor(noise) / self._current_horizon()
-        falls = matters and (error == 0 or student.tail(-slope / error, len(losses) - 2) < _EARLY_CHANCE)
+        count, line = len(self._opening), slope_in_white_noise(self._opening)
+        matters = -line.value > self._floor(line.noise) / self._current_horizon()
+        falls = matters and (line.error == 0 or student.tail(-line.value / line.error, count - 2) < _EARLY_CHANCE)
         self._state = "progressing" if falls else "undetermined"
-        self._since = self._steps - len(losses)
-        self._early = _Look(self._state, self._steps, len(losses), slope, error, noise, 1.0) if falls else None
+        self._since = self._steps - count
+        self._early = _Look(self._state, self._steps, count, *line) if falls else None
 
     def _look(self, level: int) -> None:
         """Tests the window of one length, and lets the shortest window that is sure decide."""

@@ -96,16 +96,15 @@ class Coordinator(Bookkeeping):
         self.pass_by(step, batch, batch_idx)
         if batch_idx % trainer.accumulate_grad_batches != 0:
             return
+        able = [monitor for monitor in self.monitors if monitor.measures_snapshots]
         due = [
             monitor
-            for monitor in self.monitors
-            if monitor.measures_snapshots
-            and self.is_due(trainer, monitor.cadence, step)
-            and not self._economy_of(monitor.settings).off
+            for monitor in able
+            if self.is_due(trainer, monitor.cadence, step) and not self._economy_of(monitor.settings).off
         ]
         if not due:
             return
-        due = [monitor for monitor in self.monitors if monitor in due or monitor.joins(due)]
+        due = [monitor for monitor in able if monitor in due or monitor.joins(due)]
         self._live_due = [
             monitor for monitor in due if monitor.settings.loss_fn is None and not pl_module.automatic_optimization
         ]
@@ -118,9 +117,9 @@ class Coordinator(Bookkeeping):
         self.clock.steps = max(self.clock.steps, step)
         self._live_due = []
 
-    def sleep(self, step: int) -> None:
+    def sleep(self) -> None:
         """Finds out until which step no monitor has anything to do when a batch starts."""
-        self.asleep_until = min(monitor.wakes_at(step) for monitor in self.monitors)
+        self.asleep_until = min(monitor.wakes_at() for monitor in self.monitors)
 
     def wake(self) -> None:
         """Lets monitors look at the next step again, as after a request to measure."""

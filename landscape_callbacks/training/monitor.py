@@ -105,8 +105,8 @@ class Monitor(Callback):
             raise RuntimeError(f"{type(self).__name__} is used outside of trainer.fit.")
         return self._coordinator
 
-    def wakes_at(self, step: int) -> int:
-        """First step after ``step`` at which ``on_train_batch_start`` may have something to do."""
+    def wakes_at(self) -> int:
+        """First step from now on at which ``on_train_batch_start`` may have something to do."""
         return min(cadence.earliest for cadence in self.cadences)
 
     def joins(self, due: Sequence[Monitor]) -> bool:

@@ -216,3 +216,18 @@ def test_two_monitors_on_one_surface_share_a_probe(tmp_path, monkeypatch):
     assert len(probes) == len(set(probes)) >= 1
     assert saddle.cadence.measurements == adjuster.cadence.measurements == len(probes)
     assert saddle.cost == adjuster.probe_cost > 0
+
+
+def test_a_monitor_that_takes_no_snapshots_does_not_join_a_probe(tmp_path):
+    saddle = SaddlePointMonitor(every_n_steps=20, max_overhead=None, batches=4)
+    adjuster = PlateauLearningRateAdjuster(policy="trend", batches=4)
+    trainer = Trainer(
+        max_steps=60, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False, callbacks=[saddle, adjuster], default_root_dir=tmp_path,
+    )  # fmt: skip
+    data = torch.randn(480, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    trainer.fit(_Quadratic(lambda p: torch.optim.SGD(p, lr=0.01)), DataLoader(TensorDataset(data), batch_size=8))
+    assert saddle.settings == adjuster.settings
+    assert saddle.cadence.measurements > 0
+    assert adjuster.cadence.measurements == 0
+    assert adjuster.probe_cost == 0.0
