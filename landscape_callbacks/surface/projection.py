@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from landscape_callbacks.surface.thinned_path import ThinnedPath
 from landscape_callbacks.surface.vectors import ParameterSpace
 
 
@@ -82,7 +82,7 @@ class ProjectedPath:
     error: tuple[float, float]
 
 
-class ProjectedTrajectory:
+class ProjectedTrajectory(ThinnedPath):
     """Random projections of the weights along a path: k numbers a snapshot, whatever the size of the model.
 
     Args:
@@ -93,38 +93,11 @@ class ProjectedTrajectory:
     def __init__(self, projection: RandomProjection, max_snapshots: int = 256) -> None:
         if max_snapshots < 4:
             raise ValueError(f"max_snapshots has to be at least 4, got {max_snapshots}.")
+        super().__init__(projection.space, max_snapshots)
         self.projection = projection
-        self.space = projection.space
-        self.max_snapshots = max_snapshots
-        self.stride = 1
-        self.offered = 0
-        self.last_offered = -1
-        self.steps: list[int] = []
-        self.losses: list[float] = []
-        self._rows: list[Tensor] = []
 
-    def unwanted(self) -> int:
-        """How many of the next weights offered will not be kept."""
-        return -self.offered % self.stride
-
-    def pass_by(self, steps: int) -> None:
-        """Counts steps whose weights were not offered as if they had been; those should be unwanted ones."""
-        self.offered += steps
-
-    def offer(self, step: int, loss: float = float("nan")) -> bool:
-        """Offers the current weights at one step; returns whether they were kept."""
-        keep = self.unwanted() == 0
-        self.offered += 1
-        self.last_offered = int(step)
-        if not keep:
-            return False
-        self._rows.append(self.projection(self.space.weights()))
-        self.steps.append(int(step))
-        self.losses.append(float(loss))
-        if len(self._rows) >= self.max_snapshots:
-            self._rows, self.steps, self.losses = self._rows[::2], self.steps[::2], self.losses[::2]
-            self.stride *= 2
-        return True
+    def _row(self, weights: Tensor) -> Tensor:
+        return self.projection(weights)
 
     def inner_products(self) -> Tensor:
         """Estimated inner products of all snapshots, taken from the first: float64, shape (T, T)."""
@@ -154,22 +127,3 @@ class ProjectedTrajectory:
         gram = torch.stack([space.coefficients(basis, direction).cpu().double() for direction in basis])
         x, y = torch.linalg.solve(gram, torch.stack(inner))
         return ProjectedPath(x, y, (errors[0], errors[1]))
-
-    def state_dict(self) -> dict[str, object]:
-        """All that is needed to go on: tensors and plain values."""
-        return {
-            "stride": self.stride,
-            "offered": self.offered,
-            "last_offered": self.last_offered,
-            "steps": list(self.steps),
-            "losses": list(self.losses),
-            "rows": list(self._rows),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from :meth:`state_dict`, with the same projection."""
-        self.stride, self.offered, self.last_offered = state["stride"], state["offered"], state["last_offered"]
-        self.steps, self.losses, self._rows = list(state["steps"]), list(state["losses"]), list(state["rows"])
-
-    def __len__(self) -> int:
-        return len(self._rows)

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from landscape_callbacks.surface.thinned_path import ThinnedPath
 from landscape_callbacks.surface.vectors import ParameterSpace
 
 
-class Trajectory:
+class Trajectory(ThinnedPath):
     """Snapshots of the weights on the CPU, never more than a bound: when it is full, every second one is dropped.
 
     From then on only every second weights that are offered are kept, so the snapshots always cover the whole path
@@ -46,56 +47,19 @@ class Trajectory:
         max_bytes: int | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        self.space = space
         self.dtype = space.dtype if dtype is None else dtype
         # The same bound on every process: they have to keep the same steps.
         size = space.largest_local_dimension * self.dtype.itemsize
-        self.max_snapshots = max_snapshots if max_bytes is None else min(max_snapshots, max_bytes // size)
+        super().__init__(space, max_snapshots if max_bytes is None else min(max_snapshots, max_bytes // size))
         if self.max_snapshots < 4:
             raise ValueError(
                 f"A trajectory needs room for at least 4 snapshots, got room for {self.max_snapshots} of "
                 f"{size:,} bytes each. Raise the bound, or keep random projections (ProjectedTrajectory)."
             )
-        self.stride = 1
-        self.offered = 0
-        self.last_offered = -1
-        self.steps: list[int] = []
-        self.losses: list[float] = []
-        self._rows: list[Tensor] = []
 
-    def unwanted(self) -> int:
-        """How many of the next weights offered will not be kept."""
-        return -self.offered % self.stride
-
-    def pass_by(self, steps: int) -> None:
-        """Counts steps whose weights were not offered as if they had been; those should be unwanted ones."""
-        self.offered += steps
-
-    def offer(self, step: int, loss: float = float("nan"), weights: Tensor | None = None) -> bool:
-        """Offers the weights of one step.
-
-        Args:
-            step: Step of the x axis.
-            loss: The loss there, if known.
-            weights: Flat, shape (n,); the current weights when ``None``.
-
-        Returns:
-            Whether they were kept.
-        """
-        keep = self.unwanted() == 0
-        self.offered += 1
-        self.last_offered = int(step)
-        if not keep:
-            return False
-        vector = self.space.weights() if weights is None else weights.detach()
+    def _row(self, weights: Tensor) -> Tensor:
         # A copy always: on the CPU ``to`` alone would keep the caller's own tensor.
-        self._rows.append(vector.to(device="cpu", dtype=self.dtype, copy=True))
-        self.steps.append(int(step))
-        self.losses.append(float(loss))
-        if len(self._rows) > self.max_snapshots - 1:
-            self._rows, self.steps, self.losses = self._rows[::2], self.steps[::2], self.losses[::2]
-            self.stride *= 2
-        return True
+        return weights.to(device="cpu", dtype=self.dtype, copy=True)
 
     def snapshots(self) -> list[Tensor]:
         """The weights that are kept: flat, on the CPU, in order of time. Do not write to them."""
@@ -105,29 +69,6 @@ class Trajectory:
     def bytes(self) -> int:
         """Memory that the snapshots take."""
         return sum(row.numel() * row.element_size() for row in self._rows)
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def state_dict(self) -> dict[str, object]:
-        """All that is needed to go on: tensors and plain values."""
-        return {
-            "stride": self.stride,
-            "offered": self.offered,
-            "last_offered": self.last_offered,
-            "steps": list(self.steps),
-            "losses": list(self.losses),
-            "rows": list(self._rows),
-        }
-
-    def load_state_dict(self, state: dict[str, object]) -> None:
-        """Goes on from :meth:`state_dict`."""
-        rows, steps, losses = state["rows"], state["steps"], state["losses"]
-        stride, offered, last_offered = state["stride"], state["offered"], state["last_offered"]
-        assert isinstance(rows, list) and isinstance(steps, list) and isinstance(losses, list)
-        assert isinstance(stride, int) and isinstance(offered, int) and isinstance(last_offered, int)
-        self._rows, self.steps, self.losses = list(rows), list(steps), list(losses)
-        self.stride, self.offered, self.last_offered = stride, offered, last_offered
 
 
 @dataclass(frozen=True)
