@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
 import lightning.pytorch as pl
@@ -44,22 +44,19 @@ class _Module(pl.LightningModule):
         return torch.optim.SGD([self.theta], lr=self.run_of_truth.rate, momentum=self.run_of_truth.momentum)
 
 
-class _Asks(pl.Callback):
-    """Asks the monitor for a look at chosen steps, and ends the run after the last."""
+class Asks(pl.Callback):
+    """Asks the monitor for a look at chosen steps."""
 
-    def __init__(self, monitor: SaddlePointMonitor, steps: tuple[int, ...]) -> None:
+    def __init__(self, monitor: SaddlePointMonitor, steps: Container[int]) -> None:
         self.monitor, self.steps = monitor, steps
 
     def on_train_batch_start(self, trainer: Any, *arguments: Any) -> None:
         if current_step(trainer) in self.steps:
             self.monitor.cadence.request(at_once=True)
 
-    def on_train_batch_end(self, trainer: Any, *arguments: Any) -> None:
-        trainer.should_stop = current_step(trainer) > max(self.steps)
-
 
 class _Takes(pl.Callback):
-    """Takes down the weights and the verdict of every look."""
+    """Takes down the weights and the verdict of every look, and ends the run after the last."""
 
     def __init__(self, monitor: SaddlePointMonitor, steps: tuple[int, ...]) -> None:
         self.monitor, self.steps = monitor, steps
@@ -72,6 +69,9 @@ class _Takes(pl.Callback):
             label = "undetermined" if look is None else look.verdict.label
             self.taken[step] = pl_module.theta.detach().clone(), label
 
+    def on_train_batch_end(self, trainer: Any, *arguments: Any) -> None:
+        trainer.should_stop = current_step(trainer) > max(self.steps)
+
 
 def verdicts(run: truth.Run) -> dict[int, tuple[torch.Tensor, str]]:
     """Weights and verdict at each of the run's steps, by a Trainer with the monitor at its defaults."""
@@ -83,8 +83,8 @@ def verdicts(run: truth.Run) -> dict[int, tuple[torch.Tensor, str]]:
     takes = _Takes(monitor, run.steps)
     trainer = pl.Trainer(
         max_steps=max(run.steps) + truth.HORIZON, max_epochs=-1, accelerator="cpu", devices=1, logger=False,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, barebones=False,
-        callbacks=[_Asks(monitor, run.steps), monitor, takes],
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        callbacks=[Asks(monitor, run.steps), monitor, takes],
     )  # fmt: skip
     trainer.fit(_Module(run), DataLoader(_Batches(run), batch_size=None))
     return takes.taken

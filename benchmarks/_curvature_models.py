@@ -14,7 +14,7 @@ from landscape_callbacks.surface import LossSurface
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block. Attention is written out: the fused kernels of CPUs have no double backward."""
+    """A pre-norm transformer block."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -27,11 +27,16 @@ class Block(nn.Module):
         batch, length, width = x.shape
         shape = (batch, length, 3, self.heads, width // self.heads)
         query, key, value = self.project(self.first(x)).view(shape).permute(2, 0, 3, 1, 4)
-        future = torch.ones(length, length, dtype=torch.bool).triu(1)
-        scores = query @ key.transpose(-1, -2) / (width // self.heads) ** 0.5
-        attended = scores.masked_fill(future, float("-inf")).softmax(-1) @ value
+        attended = self.attend(query, key, value)
         x = x + self.out(attended.transpose(1, 2).reshape(batch, length, width))
         return x + self.mlp(self.second(x))
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Causal attention, written out: the fused kernels of CPUs have no double backward."""
+        length, width = query.shape[-2:]
+        future = torch.ones(length, length, dtype=torch.bool).triu(1)
+        scores = query @ key.transpose(-1, -2) / width**0.5
+        return scores.masked_fill(future, float("-inf")).softmax(-1) @ value
 
 
 class Transformer(nn.Module):
@@ -84,6 +89,16 @@ class Problem:
         return LossSurface(lambda: F.cross_entropy(net(inputs), self.probe[1]), net.named_parameters())
 
 
+def drawn_from(inputs: Tensor, labels: Tensor, generator: torch.Generator) -> Callable[[], tuple[Tensor, Tensor]]:
+    """Gives batches of 64 samples, drawn with replacement."""
+
+    def batch() -> tuple[Tensor, Tensor]:
+        chosen = torch.randint(0, len(inputs), (64,), generator=generator)
+        return inputs[chosen], labels[chosen]
+
+    return batch
+
+
 def mlp() -> Problem:
     from sklearn.datasets import load_digits
 
@@ -93,10 +108,7 @@ def mlp() -> Problem:
     inputs, labels = torch.tensor(inputs, dtype=torch.float32) / 16, torch.tensor(labels)
     net = nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10))
 
-    def batch() -> tuple[Tensor, Tensor]:
-        chosen = torch.randint(0, len(inputs), (64,), generator=generator)
-        return inputs[chosen], labels[chosen]
-
+    batch = drawn_from(inputs, labels, generator)
     optimizer = torch.optim.SGD(net.parameters(), 0.05, momentum=0.9)
     return Problem("MLP, digits", net, batch, optimizer, (inputs[:256], labels[:256]))
 
@@ -116,10 +128,7 @@ def convolutional() -> Problem:
 
     net = nn.Sequential(*layer(1, 16), *layer(16, 32), nn.Flatten(), nn.Linear(1568, 64), nn.ReLU(), nn.Linear(64, 10))
 
-    def batch() -> tuple[Tensor, Tensor]:
-        chosen = torch.randint(0, len(inputs), (64,), generator=generator)
-        return inputs[chosen], labels[chosen]
-
+    batch = drawn_from(inputs, labels, generator)
     optimizer = torch.optim.SGD(net.parameters(), 0.05, momentum=0.9)
     return Problem("conv net with batch norm, MNIST", net, batch, optimizer, (inputs[:128], labels[:128]))
 

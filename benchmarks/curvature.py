@@ -24,6 +24,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks._curvature_models import PROBLEMS, Problem, transformer
+from benchmarks._turns import in_turns
 from landscape_callbacks.surface import LossSurface, extreme_eigenvalues
 
 SEEDS = 3
@@ -201,16 +202,8 @@ def products_and_errors(problem: Problem, steps: int) -> tuple[np.ndarray, dict[
 
 
 def seconds(contenders: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Median seconds of each contender; in every round each runs once."""
-    for run in contenders.values():
-        run()
-    measured: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(ROUNDS):
-        for name, run in contenders.items():
-            started = time.perf_counter()
-            run()
-            measured[name].append(time.perf_counter() - started)
-    return {name: statistics.median(own) for name, own in measured.items()}
+    """Median seconds of each contender."""
+    return {name: statistics.median(own) for name, own in in_turns(contenders, ROUNDS, time.perf_counter).items()}
 
 
 def wall_time(problem: Problem, reference: np.ndarray) -> None:

@@ -16,14 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from sklearn.datasets import load_digits
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks._callback_verdicts import Asks
+from examples.edge_of_stability import Digits
 from landscape_callbacks import HessianEigenvalueMonitor, SaddlePointMonitor
 
 # Name, optimizer, batch size (None: all), steps.
@@ -38,17 +40,8 @@ RUNS: list[tuple[str, Any, int | None, int]] = [
 TAGS = ("stability/ratio", "stability/batch_sharpness_ratio")
 
 
-class Digits(LightningModule):
-    """A tanh network on squared error, as in Cohen et al. 2021."""
-
-    def __init__(self, optimizer: Any) -> None:
-        super().__init__()
-        self.optimizer = optimizer
-        self.layers = nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 10))
-
-    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        images, targets = batch
-        return 0.5 * (self.layers(images) - targets).square().sum(1).mean()
+class Run(Digits):
+    """The network of the example, with an optimizer of our own."""
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return self.optimizer(self.parameters())
@@ -69,17 +62,6 @@ class Values(Callback):
                 self.values[tag][trainer.global_step] = float(value)
 
 
-class Asks(Callback):
-    """Asks for a look every 300 steps, so that a warning would be given if one were due."""
-
-    def __init__(self, monitor: SaddlePointMonitor) -> None:
-        self.monitor = monitor
-
-    def on_train_batch_start(self, trainer: Trainer, *arguments: Any) -> None:
-        if trainer.global_step and trainer.global_step % 300 == 0:
-            self.monitor.cadence.request(at_once=True)
-
-
 def train(optimizer: Any, batch_size: int | None, steps: int, seed: int) -> tuple[Values, list[str], int]:
     """What was measured in a run, the warnings that it gave, and how often it looked."""
     torch.manual_seed(seed)
@@ -93,13 +75,15 @@ def train(optimizer: Any, batch_size: int | None, steps: int, seed: int) -> tupl
         every_n_steps=10 if batch_size is None else 60, max_overhead=None, smallest=0, batches=len(data) // size
     )
     diagnosis = SaddlePointMonitor(every_n_steps=150, max_overhead=None)
+    # Often enough that a warning would be given if one were due.
+    asks = Asks(diagnosis, range(300, steps, 300))
     trainer = Trainer(
         max_steps=steps, max_epochs=-1, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, callbacks=[Asks(diagnosis), curvature, diagnosis, values],
+        enable_progress_bar=False, enable_model_summary=False, callbacks=[asks, curvature, diagnosis, values],
     )  # fmt: skip
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        trainer.fit(Digits(optimizer), DataLoader(data, batch_size=size, shuffle=batch_size is not None))
+        trainer.fit(Run(optimizer), DataLoader(data, batch_size=size, shuffle=batch_size is not None))
     given = [str(warning.message) for warning in caught if "SaddlePointMonitor" in str(warning.message)]
     return values, given, diagnosis.cadence.measurements
 

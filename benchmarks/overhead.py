@@ -10,9 +10,11 @@ import argparse
 import importlib.util
 import logging
 import statistics
+import sys
 import tempfile
 import time
 import warnings
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -21,6 +23,10 @@ from lightning.pytorch.utilities import grad_norm
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+if __package__ in (None, ""):
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks._curvature_models import Block
 from landscape_callbacks import GradientNormMonitor, LandscapeMonitor
 
 
@@ -78,24 +84,11 @@ class StepTimes(pl.Callback):
         self._last = now
 
 
-class Block(nn.Module):
-    """A pre-norm transformer block."""
+class FusedBlock(Block):
+    """With the attention that people train with."""
 
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.first, self.second = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.project, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        batch, length, width = x.shape
-        q, k, v = (
-            self.project(self.first(x)).view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        )
-        attended = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.out(attended.transpose(1, 2).reshape(batch, length, width))
-        return x + self.mlp(self.second(x))
+    def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        return nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
 
 
 class Transformer(nn.Module):
@@ -104,7 +97,7 @@ class Transformer(nn.Module):
     def __init__(self, width: int = 64, depth: int = 3, tokens: int = 64, length: int = 32, classes: int = 10) -> None:
         super().__init__()
         self.embed, self.place = nn.Embedding(tokens, width), nn.Parameter(0.02 * torch.randn(length, width))
-        self.blocks = nn.Sequential(*[Block(width, 4) for _ in range(depth)])
+        self.blocks = nn.Sequential(*[FusedBlock(width, 4) for _ in range(depth)])
         self.head = nn.Linear(width, classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -24,6 +24,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks._slice_models import MODELS, Model
+from benchmarks._turns import in_turns
 from landscape_callbacks.records import Record
 from landscape_callbacks.surface import extreme_eigenvalues, loss_plane, loss_slice
 from landscape_callbacks.surface.adaptive import LossCurve
@@ -36,16 +37,8 @@ PLANE = 25
 
 
 def turns(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Least processor seconds of each contender; in every round each runs once."""
-    for run in contenders.values():
-        run()
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds):
-        for name, run in contenders.items():
-            started = time.process_time()
-            run()
-            seconds[name].append(time.process_time() - started)
-    return {name: min(own) for name, own in seconds.items()}
+    """Least processor seconds of each contender."""
+    return {name: min(own) for name, own in in_turns(contenders, rounds, time.process_time).items()}
 
 
 def cost(model: Model) -> None:
