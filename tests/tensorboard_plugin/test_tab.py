@@ -426,6 +426,8 @@ def test_a_run_is_followed_while_it_trains(open_page: OpenPage, event_folder: Pa
         tab = open_page(frame_address(address), ready="#curvature .card")
         tab.wait_for_step(999)
         slider = tab.frame.get_by_label("Step", exact=True)
+        # A preview is drawn first; the slider grows to all steps a moment later.
+        tab.frame.wait_for_selector('input[aria-label="Step"][max="999"]')
         assert slider.get_attribute("max") == "999"
         for step in (0, 1, 8, 500, 993):
             slider.fill(str(step))
