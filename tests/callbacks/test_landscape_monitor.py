@@ -207,5 +207,5 @@ def test_what_hooks_cost_at_every_step_is_booked_and_paid_for(tmp_path: Path, mo
     assert 0.6 <= between <= spent
     assert overhead > 0.5
     # The hooks have spent the budget many times over: after the first, nothing more is measured.
-    assert {name: part.cadence.measurements for name, part in monitor.parts.items()}["eigenvalues"] == 1
-    assert monitor.parts["gradient_norms"].cadence.next_step > 60
+    measurements = {name: part.cadence.measurements for name, part in monitor.parts.items()}
+    assert measurements["eigenvalues"] == measurements["gradient_norms"] == 1
