@@ -23,7 +23,7 @@ from landscape_callbacks.training.reporting import current_step
 
 Part = bool | dict[str, Any]
 
-# Shares of the budget. What a part does not spend stays unspent, and a tenth is kept for what hooks cost at every step.
+# Shares of the budget; a tenth is kept for what hooks cost at every step. What parts did not spend, the last plane may.
 # Eigenvalues and slices measure together, on one share.
 _SHARES = {
     "gradient_norms": 0.1,
@@ -100,6 +100,7 @@ class LandscapeMonitor(Callback):
         self.summary = bool(summary)
         self.parts: dict[str, Monitor] = {}
         self._hooks: dict[str, list[Any]] = {}
+        self._unbooked = 0.0
         common = {"parameters": parameters, "loss_fn": loss_fn, "eval_mode": eval_mode, "verbose": verbose}
         surface = {**common, "every_n_steps": every_n_steps, "batches": batches}
         lines = {"directions": ["update", "largest_eigenvector"], "figures": figures, "last_within_budget": True}
@@ -161,6 +162,8 @@ class LandscapeMonitor(Callback):
             )
         for act in self._acting("setup"):
             act(trainer, pl_module, stage)
+        if stage == "fit" and pl_module.automatic_optimization:
+            self._hooks["on_before_backward"] = []  # only measures and watches where a step cannot be replayed
 
     def _leave_out(self, names: list[str]) -> None:
         if names:
@@ -174,16 +177,21 @@ class LandscapeMonitor(Callback):
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Passes the batch on to every part, where one may have something to do with it."""
+        started = time.perf_counter()
         leader = next(iter(self.parts.values()))
         coordinator, step = leader.coordinator, current_step(trainer)
-        started, spent = time.perf_counter(), coordinator.spent
-        if step >= coordinator.asleep_until:
-            for act in self._acting("on_train_batch_start"):
-                act(trainer, pl_module, batch, batch_idx)
-            coordinator.sleep()
-        elif coordinator.leads(leader):
-            coordinator.pass_by(step, batch, batch_idx)
-        coordinator.took_since(started, spent)
+        if step < coordinator.asleep_until:
+            if coordinator.leads(leader):
+                coordinator.pass_by(step, batch, batch_idx)
+            # Booked when somebody wakes: booking costs about as much as passing by.
+            self._unbooked += time.perf_counter() - started
+            return
+        spent = coordinator.spent
+        for act in self._acting("on_train_batch_start"):
+            act(trainer, pl_module, batch, batch_idx)
+        coordinator.sleep()
+        coordinator.took_since(started - self._unbooked, spent)
+        self._unbooked = 0.0
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Ends every part, and prints the summary."""

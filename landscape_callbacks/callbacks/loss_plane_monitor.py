@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from landscape_callbacks.callbacks.picture_book import can_draw
+from landscape_callbacks.callbacks.picture_book import can_draw, seconds_to_draw
 from landscape_callbacks.callbacks.plane_views import PLANES, Path, plane_record, view_of
 from landscape_callbacks.records import Record
 from landscape_callbacks.surface.planes import loss_plane
@@ -49,8 +48,8 @@ class LossPlaneMonitor(Monitor):
         every_n_epochs: At the end of which epochs; 0: at the end of the fit only.
         max_overhead: Share of training time that measurements may take, the last one left out; ``None``: draw after
             exactly every n epochs.
-        last_within_budget: Keep the last one within ``max_overhead`` too, with fewer points (at least 9 along an axis,
-            or none at all).
+        last_within_budget: Keep the last one within what the budgets of all monitors have left, with fewer points (at
+            least 9 along an axis, or none at all), and with figures only where those fit too.
         points: Points along each axis, about; the grid always holds the current weights.
         batches: Batches to average over: the last ones that passed by.
         max_snapshots: Most snapshots of the path.
@@ -139,7 +138,7 @@ class LossPlaneMonitor(Monitor):
         self._trajectory: Path | None = None
         self._resumed: dict[str, Any] | None = None
         self._measured_at = -1
-        self._points_now = self.points
+        self._points_now, self._draws_now = self.points, self.figures
 
     def identity(self) -> dict[str, Any]:
         """The settings that two instances in one trainer differ by."""
@@ -188,7 +187,7 @@ class LossPlaneMonitor(Monitor):
         self._follow(trainer)
         if self.last_within_budget:
             # Clocks differ between ranks; the grid must not.
-            self._points_now = int(trainer.strategy.broadcast(self._affordable_points()))
+            self._points_now, self._draws_now = trainer.strategy.broadcast(self._affordable())
         if self._measured_at < current_step(trainer) and self._points_now:
             self.coordinator.measure_now(trainer, pl_module, self)
         if self.tsne and self.figures:
@@ -248,7 +247,7 @@ class LossPlaneMonitor(Monitor):
         return Report(records=records, drawings=self._drawings(records))
 
     def _drawings(self, records: Sequence[Record]) -> dict[str, Drawing]:
-        if not self.figures:
+        if not self._draws_now:
             return {}
         if not can_draw():
             self.coordinator.warn(
@@ -274,14 +273,23 @@ class LossPlaneMonitor(Monitor):
         layout = tsne_coordinates(inner.numpy(), seed=self.seed)
         return Drawing(partial(tsne_figure, layout, self.trajectory.steps, theme=self.theme), {"coordinates": layout})
 
-    def _affordable_points(self) -> int:
-        """Points along an axis that the rest of the budget pays for; 0 when those are fewer than are worth drawing."""
+    def _affordable(self) -> tuple[int, bool]:
+        """What is left of the budget pays for: points along an axis, 0 when those are fewer than are worth drawing,
+        and whether figures of them. Records come before figures: the Landscape tab draws from records.
+        """
         if self.max_overhead is None:
-            return self.points
-        left = self.max_overhead * self.coordinator.clock.training_seconds(time.perf_counter()) - self.cadence.spent
+            return self.points, self.figures
+        left = self.coordinator.seconds_left()
+        drawing = seconds_to_draw(2 * len(self.planes)) if self.figures and can_draw() else 0.0
+        for draws in (True, False) if self.figures else (False,):
+            points = self._points_for(left - drawing if draws else left)
+            if points >= _LEAST_POINTS:
+                return min(points, self.points), draws
+        return 0, False
+
+    def _points_for(self, seconds: float) -> int:
         forward = self.coordinator.seconds_per_step() * _FORWARD_SHARE * len(self.planes) * self.settings.batches
-        points = math.isqrt(max(0, int(left / forward))) if forward > 0.0 else self.points
-        return min(self.points, points) if points >= _LEAST_POINTS else 0
+        return math.isqrt(max(0, int(seconds / forward))) if forward > 0.0 else self.points
 
     def _estimate_cost(self, trainer: Any) -> None:
         if self.cadence.spent == 0.0:

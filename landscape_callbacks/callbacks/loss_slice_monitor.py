@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -18,7 +17,7 @@ from landscape_callbacks.callbacks.lines import (
     lines_of,
     weight_decays,
 )
-from landscape_callbacks.callbacks.picture_book import PictureBook, can_draw
+from landscape_callbacks.callbacks.picture_book import PictureBook, can_draw, seconds_to_draw
 from landscape_callbacks.callbacks.slice_reports import record_of, scalars_of, slice_drawings
 from landscape_callbacks.records import Record
 from landscape_callbacks.surface.loss_surface import LossSurface
@@ -35,7 +34,6 @@ from landscape_callbacks.training.validation_replay import ValidationReplay
 
 _EIGEN_TOLERANCE = 1e-3
 _COARSE = 1e-4
-_SECONDS_A_FIGURE = 0.3
 
 
 class LossSliceMonitor(Monitor):
@@ -248,9 +246,7 @@ class LossSliceMonitor(Monitor):
     def _affords_drawing(self) -> bool:
         if self.max_overhead is None:
             return True
-        seconds = _SECONDS_A_FIGURE * 2 * len(self.book.records)
-        training = self.coordinator.clock.training_seconds(time.perf_counter())
-        return self.cadence.spent + seconds <= self.max_overhead * training
+        return seconds_to_draw(2 * len(self.book.records)) <= self.coordinator.seconds_left()
 
     def _lines(self, name: str, snapshot: Snapshot, pl_module: Any) -> list[Line]:
         return lines_of(

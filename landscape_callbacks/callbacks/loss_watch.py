@@ -12,14 +12,19 @@ from landscape_callbacks.diagnosis.trend import LossTrend
 from landscape_callbacks.training.loss_history import LossHistory
 
 BLOCK = 16  # losses that are brought over at once
+LONGEST_WAIT = 64  # losses that wait at most until the trend is told of them
 CAREFUL_STEPS = 64  # after a start or a change of the learning rate every loss is looked at: it can blow up in a few
 _SUDDEN = 4  # losses in the level while that is so
 _LEAST_LOSSES = 12  # before they tell the noise
+_WAITING_SHARE = 8  # no more losses wait than one in so many since the last restart
 _NOISES = 4.0  # standard deviations of the loss of a step by which a level is above another beyond noise
 
 
 class LossWatch:
-    """Takes the loss of every step and says how it goes, a block at a time.
+    """Takes the loss of every step and says how it goes.
+
+    Whether it blows up is looked at in every block of 16 losses. The trend moves slowly, and working on it costs more
+    than the few lines say, since what it reads has left the caches: it is told of several blocks at a time.
 
     Args:
         horizon: Of the trend, in losses.
@@ -39,6 +44,7 @@ class LossWatch:
         self.noise = math.inf
         self.blew_up = False
         self._history = LossHistory(block=1)
+        self._untold: list[float] = []
         self._since_restart = 0
         self._lowest = math.inf
         self._latest: list[float] = []
@@ -48,12 +54,18 @@ class LossWatch:
         """Takes the loss of a batch; see :meth:`LossHistory.add`."""
         self._history.add(loss, steps=steps)
 
+    def is_full(self) -> bool:
+        """Whether a block is complete, so that :meth:`update` has something to do."""
+        return self._history.is_full()
+
     def update(self, trainer: Any = None) -> bool:
-        """Brings over a complete block, if there is one; says whether there was."""
+        """Brings over a complete block, if there is one; says whether there is anything new to act on: the trend was
+        told of it, or the loss blew up.
+        """
         if not self._history.is_full():
             return False
         losses = self._history.take(trainer)
-        self.trend.update_many(losses)
+        self._untold += losses
         if math.isnan(self.initial):
             self.initial = losses[0]
         careful = self._since_restart < CAREFUL_STEPS
@@ -69,6 +81,11 @@ class LossWatch:
         if not self.blew_up:
             self._calm = (self._calm + losses)[-CAREFUL_STEPS:]
             self._lowest = min(self._lowest, math.fsum(self._latest) / len(self._latest))
+            if not careful and len(self._untold) < min(LONGEST_WAIT, self._since_restart // _WAITING_SHARE):
+                return False
+        self.trend.update_many(self._untold)
+        self._untold = []
+        if not self.blew_up:
             self.noise = self._measured_noise()
         return True
 
@@ -84,6 +101,7 @@ class LossWatch:
         """Forgets what belongs to the learning rate so far, as after a change of it."""
         self.trend.restart()
         self._history.clear()
+        self._untold = []
         self._history.block = 1
         self._since_restart = 0
         self.settle()
@@ -105,6 +123,7 @@ class LossWatch:
             "blew_up": self.blew_up,
             "waiting": self._history.state_dict(),
             "block": self._history.block,
+            "untold": list(self._untold),
             "since_restart": self._since_restart,
             "lowest": self._lowest,
             "latest": list(self._latest),
@@ -118,5 +137,6 @@ class LossWatch:
         self.noise, self.blew_up = state["noise"], state["blew_up"]
         self._history.load_state_dict(state["waiting"])
         self._history.block = state["block"]
+        self._untold = list(state["untold"])
         self._since_restart, self._lowest = state["since_restart"], state["lowest"]
         self._latest, self._calm = list(state["latest"]), list(state["calm"])

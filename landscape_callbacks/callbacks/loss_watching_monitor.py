@@ -21,6 +21,7 @@ class LossWatchingMonitor(Monitor):
 
     watch: LossWatch
     _batch_has_loss = False
+    _unbooked = 0.0
 
     def joins(self, due: Sequence[Monitor]) -> bool:
         """With another one on the same surface: one probe then serves both."""
@@ -40,13 +41,19 @@ class LossWatchingMonitor(Monitor):
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Takes the loss of the step."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        started, spent = time.perf_counter(), self.coordinator.spent
+        started = time.perf_counter()
         loss = loss_of_outputs(outputs) if pl_module.automatic_optimization else None
         if loss is not None:
             alone = trainer.accumulate_grad_batches == 1
             self.watch.add(loss, steps=alone or not trainer.fit_loop.epoch_loop._should_accumulate())
+        self._batch_has_loss = False
+        if not self.watch.is_full():
+            # Booked with the block: booking costs about as much as taking a loss.
+            self._unbooked += time.perf_counter() - started
+            return
+        spent = self.coordinator.spent
         if self.watch.update(trainer):
             self.on_losses(trainer, pl_module)
-            self.coordinator.wake()
-        self._batch_has_loss = False
-        self.coordinator.took_since(started, spent)
+            self.coordinator.wake_for(self)
+        self.coordinator.took_since(started - self._unbooked, spent)
+        self._unbooked = 0.0

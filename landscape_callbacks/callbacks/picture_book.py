@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ from landscape_callbacks.records import Record, decode, encode
 
 _COLUMNS = 128
 _FIRST = 4
+_SECONDS_A_FIGURE = 0.3
+_SECONDS_TO_LOAD = 0.5
 
 
 class PictureBook:
@@ -64,3 +67,8 @@ class PictureBook:
 def can_draw() -> bool:
     """Whether matplotlib is installed."""
     return importlib.util.find_spec("matplotlib") is not None
+
+
+def seconds_to_draw(figures: int) -> float:
+    """About what figures cost to draw and to hand to the loggers; the first one of a process loads matplotlib."""
+    return _SECONDS_A_FIGURE * figures + (0.0 if "matplotlib.pyplot" in sys.modules else _SECONDS_TO_LOAD)

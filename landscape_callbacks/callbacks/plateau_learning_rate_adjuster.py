@@ -247,7 +247,7 @@ class PlateauLearningRateAdjuster(LossWatchingMonitor):
         elif evidence.trend != self._state_of_trend and evidence.trend in ("plateau", "rising"):
             self.cadence.request()
         self._state_of_trend = evidence.trend
-        self.coordinator.wake()
+        self.coordinator.wake_for(self)
 
     def _evidence(self, trainer: Any, trend: Trend, look: Look | None) -> PolicyEvidence:
         watched = trend if self.metric is None else self.metric.trend.report()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from landscape_callbacks.surface.sharded import sharded_module
 from landscape_callbacks.training.bookkeeping import ENOUGH, INDIVISIBLE, Bookkeeping
-from landscape_callbacks.training.cadence import Clock
+from landscape_callbacks.training.cadence import Cadence, Clock
 from landscape_callbacks.training.distributed import largest_of_ranks
 from landscape_callbacks.training.memory import Economy, together
 from landscape_callbacks.training.microbatches import couples_samples, split_batch
@@ -44,7 +44,7 @@ class Coordinator(Bookkeeping):
     def __init__(self) -> None:
         super().__init__()
         self.monitors: list[Monitor] = []
-        self._recent: deque[SeenBatch] = deque(maxlen=1)
+        self._recent: deque[tuple[Any, int]] = deque(maxlen=1)
         self._warm_starts: dict[SurfaceSettings, WarmStarts] = {}
         self._economy: dict[SurfaceSettings, Economy] = {}
         self._live_due: list[Monitor] = []
@@ -73,7 +73,7 @@ class Coordinator(Bookkeeping):
         self._recent = deque(maxlen=max((monitor.settings.batches for monitor in self.monitors), default=1))
         carried = max((monitor.carried_seconds for monitor in self.monitors), default=0.0)
         self.clock = Clock(time.perf_counter(), carried, current_step(trainer))
-        cadences = {id(one): one for monitor in self.monitors for one in monitor.cadences}.values()
+        cadences = self._cadences()
         self.spent = sum(one.spent for one in cadences)
         self.budget = sum(one.max_overhead or 0.0 for one in cadences)
         self.between, self.asleep_until = 0.0, 0
@@ -113,7 +113,7 @@ class Coordinator(Bookkeeping):
 
     def pass_by(self, step: int, batch: Any, batch_idx: int) -> None:
         """Remembers a batch; all that a step takes on which nothing is due."""
-        self._recent.append(SeenBatch(batch, batch_idx, samples_in(batch)))
+        self._recent.append((batch, batch_idx))
         self.clock.steps = max(self.clock.steps, step)
         self._live_due = []
 
@@ -121,9 +121,20 @@ class Coordinator(Bookkeeping):
         """Finds out until which step no monitor has anything to do when a batch starts."""
         self.asleep_until = min(monitor.wakes_at() for monitor in self.monitors)
 
-    def wake(self) -> None:
-        """Lets monitors look at the next step again, as after a request to measure."""
-        self.asleep_until = 0
+    def wake_for(self, monitor: Monitor) -> None:
+        """Sleeps no longer than one monitor does, as after it asked for a measurement."""
+        self.asleep_until = min(self.asleep_until, monitor.wakes_at())
+
+    def seconds_left(self) -> float:
+        """What all budgets together still hold. Near the end of a fit, when nobody else needs it any more, all of it
+        can go to what comes last. Negative when more was spent.
+        """
+        outside = sum(one.spent for one in self._cadences() if one.max_overhead is None)
+        training = self.clock.training_seconds(time.perf_counter())
+        return self.budget * training - (self.spent - outside)
+
+    def _cadences(self) -> list[Cadence]:
+        return list({id(one): one for monitor in self.monitors for one in monitor.cadences}.values())
 
     def measure_now(self, trainer: Any, pl_module: Any, monitor: Monitor) -> None:
         """Measures between batches, as at the end of an epoch, on the last batches that passed by; nothing when none
@@ -133,11 +144,14 @@ class Coordinator(Bookkeeping):
             step = current_step(trainer)
             self._measure(trainer, pl_module, [monitor], step, self._opener(trainer, pl_module, step))
 
+    def _last_batches(self, count: int) -> list[SeenBatch]:
+        return [SeenBatch(batch, index, samples_in(batch)) for batch, index in list(self._recent)[-count:]]
+
     def _opener(
         self, trainer: Any, pl_module: Any, step: int
     ) -> Callable[[SurfaceSettings], AbstractContextManager[Snapshot]]:
         def opened(settings: SurfaceSettings) -> AbstractContextManager[Snapshot]:
-            batches = list(self._recent)[-settings.batches :]
+            batches = self._last_batches(settings.batches)
             return open_snapshot(
                 trainer, pl_module, settings, batches, step, self._warm_start(settings), self._economy_of(settings)
             )
@@ -159,7 +173,7 @@ class Coordinator(Bookkeeping):
                 pl_module,
                 settings,
                 unscaled,
-                self._recent[-1],
+                self._last_batches(1)[0],
                 step,
                 self._warm_start(settings),
                 self._economy_of(settings),
@@ -208,7 +222,7 @@ class Coordinator(Bookkeeping):
         self._memory = ENOUGH
         if memory == ENOUGH:
             return
-        batch = self._recent[-1].batch
+        batch, _ = self._recent[-1]
         can_split = (
             memory < INDIVISIBLE
             and (pl_module.automatic_optimization or settings.loss_fn is not None)

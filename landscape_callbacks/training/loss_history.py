@@ -47,11 +47,14 @@ class LossHistory:
             steps: Whether the optimizer steps on this batch; a loss with ``False`` is averaged into that of the next
                 step (gradient accumulation).
         """
-        on_cpu = loss.device.type == "cpu"
-        self._parts.append(loss.item() if on_cpu else loss.detach().reshape(()).to(torch.float32, copy=True))
+        part = loss.item() if loss.is_cpu else loss.detach().reshape(()).to(torch.float32, copy=True)
+        if steps and not self._parts:
+            self._losses.append(part)
+            return
+        self._parts.append(part)
         if steps:
             parts, self._parts = self._parts, []
-            self._losses.append(parts[0] if len(parts) == 1 else sum(parts) / len(parts))
+            self._losses.append(sum(parts) / len(parts))
 
     def is_full(self) -> bool:
         """Whether a block is complete."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,9 @@ from lightning.pytorch.loggers import CSVLogger
 from landscape_callbacks import LossPlaneMonitor, LossSliceMonitor, read_records
 from landscape_callbacks.callbacks.plane_views import PLANES, grid_around
 from landscape_callbacks.records import Record
+from landscape_callbacks.training import bookkeeping
+from landscape_callbacks.training.cadence import Clock
+from landscape_callbacks.training.coordinator import Coordinator
 from landscape_callbacks.training.lightning_namespace import MisconfigurationException
 from tests.callbacks.test_loss_slice_monitor import Linear, loaders, loss_at, our_loss
 from tests.hard_module import train
@@ -144,6 +149,41 @@ def test_figures_and_tsne(tmp_path: Path) -> None:
         "trajectory_tsne.npz",
         "trajectory_tsne.png",
     }
+
+
+@pytest.mark.parametrize(
+    ("seconds", "points", "figures"), [(-1.0, None, 0), (1e-9, None, 0), (0.5, 25, 0), (100.0, 25, 2)]
+)
+def test_the_last_plane_takes_what_the_budgets_have_left_and_records_come_before_figures(
+    seconds: float, points: int | None, figures: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Coordinator, "seconds_left", lambda self: seconds)
+    monkeypatch.setattr(Coordinator, "seconds_per_step", lambda self: 1e-3)
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # as if nobody had drawn yet
+    monitor = LossPlaneMonitor(planes=["random"], every_n_epochs=0, last_within_budget=True)
+    drawn: list[str] = []
+    monkeypatch.setattr(bookkeeping, "log_figure", lambda trainer, tag, *arguments: drawn.append(tag))
+    trainer = fit([monitor], tmp_path)
+    records = Path(str(trainer.log_dir)) / "landscape.jsonl"
+    assert [len(record.arrays["x"]) for record in planes(trainer)] == [points] if points else not records.exists()
+    assert len(drawn) == figures
+
+
+def test_what_is_left_is_of_all_budgets_and_without_what_had_none(tmp_path: Path) -> None:
+    left: list[tuple[float, float]] = []
+
+    class Look(pl.Callback):
+        def on_train_end(self, *arguments: Any) -> None:
+            coordinator = slices.coordinator
+            coordinator.clock = Clock(time.perf_counter() - 1000.0)
+            slices.cadence.spent, free.cadence.spent = 2.0, 50.0
+            coordinator.spent = 2.0 + 50.0 + 1.0  # one second of hooks
+            left.append((coordinator.seconds_left(), 1000.0 * (0.02 + 0.01) - 2.0 - 1.0))
+
+    slices = LossSliceMonitor(max_overhead=0.02, figures=False)
+    free = LossSliceMonitor(max_overhead=None, every_n_steps=10**6, directions=["gradient"], figures=False)
+    fit([Look(), slices, free, LossPlaneMonitor(max_overhead=0.01, figures=False, last_within_budget=True)], tmp_path)
+    assert left[0][0] == pytest.approx(left[0][1], abs=0.1)
 
 
 def test_projections_draw_the_path_within_their_error(tmp_path: Path) -> None:

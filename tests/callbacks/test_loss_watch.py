@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from landscape_callbacks.callbacks.loss_watch import BLOCK, CAREFUL_STEPS, LossWatch
+from landscape_callbacks.callbacks.loss_watch import BLOCK, CAREFUL_STEPS, LONGEST_WAIT, LossWatch
+from landscape_callbacks.diagnosis.trend import LossTrend
 
 
 def _follow(watch, losses):
@@ -42,6 +43,21 @@ def test_losses_come_over_one_by_one_at_first_and_then_in_blocks():
     watch.restart()
     watch.add(torch.tensor(1.0), steps=True)
     assert watch.update()
+
+
+def test_the_trend_is_told_of_all_losses_several_blocks_at_a_time():
+    watch, trend, news = LossWatch(horizon=100), LossTrend(horizon=100), []
+    losses = 1.0 + np.exp(-np.arange(1500) / 300) + 0.1 * _noise(0, 1500)
+    for step, loss in enumerate(losses):
+        trend.update(loss)
+        watch.add(torch.tensor(loss, dtype=torch.float64), steps=True)
+        if watch.update():
+            assert watch.trend.state_dict() == trend.state_dict()
+            news.append(step)
+    waits = np.diff(news)
+    assert waits.max() == LONGEST_WAIT
+    # Early on a wait is short beside what went before.
+    assert all(wait <= (step + wait) / 8 + BLOCK for wait, step in zip(waits, news, strict=False))
 
 
 @pytest.mark.parametrize("growth", [1.3, 2.0, 25.0])
