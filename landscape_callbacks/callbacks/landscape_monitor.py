@@ -15,6 +15,7 @@ from landscape_callbacks.callbacks.loss_plane_monitor import LossPlaneMonitor
 from landscape_callbacks.callbacks.loss_slice_monitor import LossSliceMonitor
 from landscape_callbacks.callbacks.saddle_point_monitor import SaddlePointMonitor
 from landscape_callbacks.callbacks.summary import print_summary
+from landscape_callbacks.training.calling import seconds_to_be_called
 from landscape_callbacks.training.compatibility import require_overhead
 from landscape_callbacks.training.lightning_namespace import Callback, MisconfigurationException
 from landscape_callbacks.training.monitor import Monitor
@@ -100,7 +101,7 @@ class LandscapeMonitor(Callback):
         self.summary = bool(summary)
         self.parts: dict[str, Monitor] = {}
         self._hooks: dict[str, list[Any]] = {}
-        self._unbooked = 0.0
+        self._unbooked, self._calling = 0.0, 0.0
         common = {"parameters": parameters, "loss_fn": loss_fn, "eval_mode": eval_mode, "verbose": verbose}
         surface = {**common, "every_n_steps": every_n_steps, "batches": batches}
         lines = {"directions": ["update", "largest_eigenvector"], "figures": figures, "last_within_budget": True}
@@ -175,6 +176,12 @@ class LandscapeMonitor(Callback):
         self.parts = {name: part for name, part in self.parts.items() if name not in names}
         self._hooks = {}
 
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Starts every part."""
+        for act in self._acting("on_train_start"):
+            act(trainer, pl_module)
+        self._unbooked, self._calling = 0.0, seconds_to_be_called(trainer, self)
+
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Passes the batch on to every part, where one may have something to do with it."""
         started = time.perf_counter()
@@ -184,13 +191,13 @@ class LandscapeMonitor(Callback):
             if coordinator.leads(leader):
                 coordinator.pass_by(step, batch, batch_idx)
             # Booked when somebody wakes: booking costs about as much as passing by.
-            self._unbooked += time.perf_counter() - started
+            self._unbooked += time.perf_counter() - started + self._calling
             return
         spent = coordinator.spent
         for act in self._acting("on_train_batch_start"):
             act(trainer, pl_module, batch, batch_idx)
         coordinator.sleep()
-        coordinator.took_since(started - self._unbooked, spent)
+        coordinator.took_since(started - self._unbooked - self._calling, spent)
         self._unbooked = 0.0
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:

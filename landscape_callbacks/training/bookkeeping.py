@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_info
 
 from landscape_callbacks.surface.out_of_memory import free_after, is_out_of_memory
 from landscape_callbacks.training.cadence import Cadence, Clock
@@ -22,7 +23,9 @@ from landscape_callbacks.training.reporting import Report, WarnOnce, log_scalars
 ENOUGH, RAN_OUT, INDIVISIBLE = 0.0, 1.0, 2.0
 # What a hook displaces from the processor's caches slows the step around it by about as much as the hook itself takes:
 # fits with and without, in turns of 50 steps, differ by 1.7 to 2.0 times what hooks take by the clock.
-_WITH_WHAT_IT_DISPLACES = 2.0
+# Not so a long one: caches are filled again in this many seconds.
+_LONGEST_REFILL = 5e-4
+_STEPS_TO_KNOW = 500
 
 
 class Bookkeeping:
@@ -47,6 +50,7 @@ class Bookkeeping:
         self.warn = WarnOnce()
         self.log_dir: Any = None
         self._memory = ENOUGH
+        self._said = False
         self._guards = 0
         self._writer: RecordWriter | None = None
         self._drawing = 0.0
@@ -179,17 +183,29 @@ class Bookkeeping:
         if cadence.affords(step, -less_training):
             return True
         cadence.plan(step, -less_training, pace)
+        self._say_if_hooks_take_it_all(step)
         return False
 
+    def _say_if_hooks_take_it_all(self, step: int) -> None:
+        training = self.clock.training_seconds(time.perf_counter())
+        if step >= _STEPS_TO_KNOW and self.budget and self.between >= self.budget * training and not self._said:
+            self._said = True
+            rank_zero_info(
+                f"At {1e3 * self.seconds_per_step():.2g} ms a step, following the run takes "
+                f"{self.between / (training + self.between):.1%} of the time, which is all of max_overhead: little more is "
+                "measured. Raise max_overhead, or follow less (LandscapeMonitor: diagnosis=False)."
+            )
+
     def took_since(self, started: float, spent: float) -> None:
-        """Books the time of a hook that runs at every step, twice: once for what it displaces from the caches.
-        Measurements have to make up for it.
+        """Books the time of a hook that runs at every step, and that of filling the caches again after it.
+        Measurements have to make up for both.
 
         Args:
             started: When the hook began (``time.perf_counter``).
             spent: What was booked until then: what measurements in the hook booked for themselves is left out.
         """
-        seconds = _WITH_WHAT_IT_DISPLACES * max(0.0, time.perf_counter() - started - (self.spent - spent))
+        seconds = max(0.0, time.perf_counter() - started - (self.spent - spent))
+        seconds += min(seconds, _LONGEST_REFILL)
         self.clock.paused(seconds)
         self.spent += seconds
         self.between += seconds

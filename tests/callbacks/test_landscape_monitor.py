@@ -181,7 +181,11 @@ class Plain(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.05)
 
 
-def test_what_hooks_cost_at_every_step_is_booked_and_paid_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_hooks_cost_at_every_step_is_booked_and_paid_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("landscape_callbacks.training.bookkeeping._STEPS_TO_KNOW", 20)
+    caplog.set_level("INFO")
     monitor = LandscapeMonitor(summary=False, figures=False)
     add = LossWatch.add
 
@@ -209,3 +213,5 @@ def test_what_hooks_cost_at_every_step_is_booked_and_paid_for(tmp_path: Path, mo
     # The hooks have spent the budget many times over: after the first, nothing more is measured.
     measurements = {name: part.cadence.measurements for name, part in monitor.parts.items()}
     assert measurements["eigenvalues"] == measurements["gradient_norms"] == 1
+    (said,) = [record.message for record in caplog.records if "following the run takes" in record.message]
+    assert "Raise max_overhead" in said
