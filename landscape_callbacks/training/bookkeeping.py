@@ -183,18 +183,7 @@ class Bookkeeping:
         if cadence.affords(step, -less_training):
             return True
         cadence.plan(step, -less_training, pace)
-        self._say_if_hooks_take_it_all(step)
         return False
-
-    def _say_if_hooks_take_it_all(self, step: int) -> None:
-        training = self.clock.training_seconds(time.perf_counter())
-        if step >= _STEPS_TO_KNOW and self.budget and self.between >= self.budget * training and not self._said:
-            self._said = True
-            rank_zero_info(
-                f"At {1e3 * self.seconds_per_step():.2g} ms a step, following the run takes "
-                f"{self.between / (training + self.between):.1%} of the time, which is all of max_overhead: little more is "
-                "measured. Raise max_overhead, or follow less (LandscapeMonitor: diagnosis=False)."
-            )
 
     def took_since(self, started: float, spent: float) -> None:
         """Books the time of a hook that runs at every step, and that of filling the caches again after it.
@@ -209,6 +198,19 @@ class Bookkeeping:
         self.clock.paused(seconds)
         self.spent += seconds
         self.between += seconds
+        if not self._said and self.clock.steps >= _STEPS_TO_KNOW:
+            self._say_if_hooks_take_it_all()
+
+    def _say_if_hooks_take_it_all(self) -> None:
+        training = self.clock.training_seconds(time.perf_counter())
+        if 0.0 < self.budget * training <= self.between:
+            self._said = True
+            share = self.between / (training + self.between)
+            rank_zero_info(
+                f"At {1e3 * self.seconds_per_step():.2g} ms a step, following the run takes {share:.1%} of the time, "
+                "which is all of max_overhead: little more is measured. Raise max_overhead, or follow less "
+                "(LandscapeMonitor: diagnosis=False)."
+            )
 
     def _seconds_to_spend_on(self, now: float) -> float:
         """Training time, less what hooks at every step have used up of its budget."""
