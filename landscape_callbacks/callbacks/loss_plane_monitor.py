@@ -10,6 +10,7 @@ from typing import Any
 from landscape_callbacks.callbacks.picture_book import can_draw, seconds_to_draw
 from landscape_callbacks.callbacks.plane_views import PLANES, Path, plane_record, view_of
 from landscape_callbacks.records import Record
+from landscape_callbacks.surface.batch_norm import POLICIES
 from landscape_callbacks.surface.planes import loss_plane
 from landscape_callbacks.surface.projection import ProjectedTrajectory, RandomProjection
 from landscape_callbacks.surface.trajectory import Trajectory
@@ -65,6 +66,7 @@ class LossPlaneMonitor(Monitor):
         parameters: Regular expression on parameter names (``re.search``); ``None``: all trainable parameters.
         loss_fn: Called as ``loss_fn(pl_module, batch) -> scalar`` instead of replaying ``training_step``.
         eval_mode: Dropout off, batch-norm statistics frozen while measuring.
+        batch_norm: Which statistics batch norm uses on the planes; see :class:`LossSliceMonitor`.
         verbose: Print a line a plane (rank zero).
 
     Raises:
@@ -101,6 +103,7 @@ class LossPlaneMonitor(Monitor):
         parameters: str | None = None,
         loss_fn: LossFunction | None = None,
         eval_mode: bool = False,
+        batch_norm: str | None = None,
         verbose: bool = False,
     ) -> None:
         name = type(self).__name__
@@ -134,6 +137,7 @@ class LossPlaneMonitor(Monitor):
         self.figures = bool(figures)
         self.theme = require_choice(name, "theme", theme, ("light", "dark"))
         self.seed = require_positive_int(name, "seed", seed, minimum=0)
+        self.batch_norm = None if batch_norm is None else require_choice(name, "batch_norm", batch_norm, POLICIES)
         self.cadence = RequestedCadence(1, self.max_overhead)
         self._trajectory: Path | None = None
         self._resumed: dict[str, Any] | None = None
@@ -142,7 +146,12 @@ class LossPlaneMonitor(Monitor):
 
     def identity(self) -> dict[str, Any]:
         """The settings that two instances in one trainer differ by."""
-        return {"planes": self.planes, "parameters": self.settings.parameters, "eval_mode": self.settings.eval_mode}
+        return {
+            "planes": self.planes,
+            "parameters": self.settings.parameters,
+            "eval_mode": self.settings.eval_mode,
+            "batch_norm": self.batch_norm,
+        }
 
     @property
     def trajectory(self) -> Path:
@@ -238,8 +247,9 @@ class LossPlaneMonitor(Monitor):
                 view = view_of(name, snapshot, self.trajectory, points=self._points_now, seed=self.seed)
                 if view is None:
                     continue
-                result = loss_plane(snapshot.surface, view.first, view.second, x=view.x, y=view.y)
-                records.append(plane_record(view, result, self.trajectory, snapshot.step))
+                surface = snapshot.surface_for_losses(self.batch_norm)
+                result = loss_plane(surface, view.first, view.second, x=view.x, y=view.y)
+                records.append(plane_record(view, result, self.trajectory, snapshot.step, self.batch_norm))
                 if self.verbose:
                     spread = result.losses[result.losses.isfinite()]
                     found = f"{float(spread.min()):.3g} to {float(spread.max()):.3g}" if len(spread) else "not finite"
@@ -288,12 +298,15 @@ class LossPlaneMonitor(Monitor):
         return 0, False
 
     def _points_for(self, seconds: float) -> int:
-        forward = self.coordinator.seconds_per_step() * _FORWARD_SHARE * len(self.planes) * self.settings.batches
+        forward = self.coordinator.seconds_per_step() * _FORWARD_SHARE * self._forwards_a_point()
         return math.isqrt(max(0, int(seconds / forward))) if forward > 0.0 else self.points
+
+    def _forwards_a_point(self) -> int:
+        return len(self.planes) * self.settings.batches * (2 if self.batch_norm == "recalibrated" else 1)
 
     def _estimate_cost(self, trainer: Any) -> None:
         if self.cadence.spent == 0.0:
-            forwards = len(self.planes) * self.points**2 * self.settings.batches
+            forwards = self._forwards_a_point() * self.points**2
             self.cadence.expected = self.coordinator.seconds_per_step() * _FORWARD_SHARE * forwards
 
     def state_dict(self) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -20,6 +22,7 @@ from landscape_callbacks.callbacks.lines import (
 from landscape_callbacks.callbacks.picture_book import PictureBook, can_draw, seconds_to_draw
 from landscape_callbacks.callbacks.slice_reports import record_of, scalars_of, slice_drawings
 from landscape_callbacks.records import Record
+from landscape_callbacks.surface.batch_norm import POLICIES, with_batch_norm
 from landscape_callbacks.surface.loss_surface import LossSurface
 from landscape_callbacks.surface.slices import SliceResult, loss_slice
 from landscape_callbacks.training.compatibility import require_choice, require_positive_int
@@ -27,7 +30,7 @@ from landscape_callbacks.training.figure_logging import Drawing
 from landscape_callbacks.training.lightning_namespace import MisconfigurationException
 from landscape_callbacks.training.memory import Memory, eigenvalue_memory, together
 from landscape_callbacks.training.monitor import Monitor
-from landscape_callbacks.training.replay import LossFunction
+from landscape_callbacks.training.replay import LossFunction, Replay
 from landscape_callbacks.training.reporting import Report, current_step
 from landscape_callbacks.training.snapshot import EigenRequest, Snapshot, select_parameters
 from landscape_callbacks.training.validation_replay import ValidationReplay
@@ -54,7 +57,8 @@ class LossSliceMonitor(Monitor):
     Adam's is Adam's), ``largest_eigenvector`` and ``smallest_eigenvector`` of the Hessian, ``random`` (Gaussian,
     filter-normalised after Li et al. 2018; always the same one, so curves of different steps compare), ``initial``
     (from the weights at the start, at -1, to the current ones, at 0), ``checkpoint`` (from those at the end of the last
-    epoch). Dropout and batch norm are as in the training step unless ``eval_mode``.
+    epoch). Dropout and batch norm are as in the training step unless ``eval_mode`` or
+    ``batch_norm`` say otherwise.
 
     The points are chosen adaptively, at most eleven forward passes a line and batch, with the error of the curve
     between them in the record. With ``batches`` above 1, errors over batches are given.
@@ -80,6 +84,10 @@ class LossSliceMonitor(Monitor):
         parameters: Regular expression on parameter names (``re.search``); ``None``: all trainable parameters.
         loss_fn: Called as ``loss_fn(pl_module, batch) -> scalar`` instead of replaying ``training_step``.
         eval_mode: Dropout off, batch-norm statistics frozen while measuring.
+        batch_norm: Which statistics batch norm uses along the lines: ``"batch"`` (those of each batch, as in the
+            training step), ``"frozen"`` (the running ones) or ``"recalibrated"`` (running ones computed anew from the
+            batches at every point, at the cost of a second forward pass; the validation loss uses them too). ``None``:
+            as ``eval_mode`` says. Directions are those of the training loss in any case.
         verbose: Print a line a measurement (rank zero).
 
     Raises:
@@ -115,6 +123,7 @@ class LossSliceMonitor(Monitor):
         parameters: str | None = None,
         loss_fn: LossFunction | None = None,
         eval_mode: bool = False,
+        batch_norm: str | None = None,
         verbose: bool = False,
     ) -> None:
         name = type(self).__name__
@@ -148,6 +157,7 @@ class LossSliceMonitor(Monitor):
         self.last_within_budget = bool(last_within_budget)
         self.theme = require_choice(name, "theme", theme, ("light", "dark"))
         self.seed = require_positive_int(name, "seed", seed, minimum=0)
+        self.batch_norm = None if batch_norm is None else require_choice(name, "batch_norm", batch_norm, POLICIES)
         self.anchors = Anchors()
         self.reach = Reach()
         self.book = PictureBook()
@@ -160,6 +170,7 @@ class LossSliceMonitor(Monitor):
             "directions": self.directions,
             "parameters": self.settings.parameters,
             "eval_mode": self.settings.eval_mode,
+            "batch_norm": self.batch_norm,
         }
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
@@ -225,7 +236,7 @@ class LossSliceMonitor(Monitor):
                         if name in ("gradient", "update"):
                             self.reach.learn(name, result.best_step)
                         scalars.update(scalars_of(line, result))
-                        records.append(record_of(line, result, snapshot, decays))
+                        records.append(record_of(line, result, snapshot, decays, self.batch_norm))
         self.book.add(records)
         if self.verbose:
             found = ", ".join(
@@ -261,18 +272,27 @@ class LossSliceMonitor(Monitor):
         )
 
     def _slice(self, snapshot: Snapshot, line: Line, validation: LossSurface | None) -> SliceResult:
+        surface = snapshot.surface_for_losses(self.batch_norm)
+        curvature: str | tuple[float, float] = line.curvature if surface is snapshot.surface else "difference"
         # Differences of losses that carry two or three digits say nothing about a second derivative.
-        coarse = line.curvature == "difference" and snapshot.surface.rounding > _COARSE
+        if curvature == "difference" and surface.rounding > _COARSE:
+            curvature = "product" if surface is snapshot.surface else (math.nan, math.nan)
         return loss_slice(
-            snapshot.surface,
+            surface,
             line.direction,
             points=self.points,
             extent=line.extent,
             max_points=self.max_points,
-            curvature="product" if coarse else line.curvature,
+            curvature=curvature,
             barrier_between=line.barrier_between,
             validation=validation,
         )
+
+    def _validation_loss(self, replay: Replay, pl_module: Any, snapshot: Snapshot) -> Callable[[], Tensor]:
+        if self.batch_norm != "recalibrated" or snapshot.batch_norm is None:
+            return replay.closure(self._validation_batch, 0)
+        loss = partial(replay.loss_of, self._validation_batch, 0)
+        return replay.isolated(with_batch_norm(loss, pl_module, self.batch_norm, snapshot.batch_norm.pass_batches))
 
     @contextmanager
     def _validation_surface(self, trainer: Any, pl_module: Any, snapshot: Snapshot) -> Iterator[LossSurface | None]:
@@ -283,7 +303,7 @@ class LossSliceMonitor(Monitor):
         with ValidationReplay(trainer, pl_module, loss_fn=self.settings.loss_fn, metric=metric) as replay:
             trained = snapshot.surfaces[0]
             surface = LossSurface(
-                replay.closure(self._validation_batch, 0),
+                self._validation_loss(replay, pl_module, snapshot),
                 snapshot.space,
                 average=trained.average,
                 sharded=trained.sharded,

@@ -66,7 +66,7 @@ def view_of(name: str, snapshot: Snapshot, trajectory: Path, *, points: int, see
     return View(name, plane.first, plane.second, x, y, labels, plane.variance_explained)
 
 
-def plane_record(view: View, result: PlaneResult, trajectory: Path, step: int) -> Record:
+def plane_record(view: View, result: PlaneResult, trajectory: Path, step: int, batch_norm: str | None = None) -> Record:
     """The losses on a plane, and the path of training projected onto it."""
     arrays: dict[str, np.ndarray] = {"x": result.x.numpy(), "y": result.y.numpy(), "loss": result.losses.numpy()}
     error: list[float] | None = None
@@ -88,6 +88,7 @@ def plane_record(view: View, result: PlaneResult, trajectory: Path, step: int) -
         "cosine": result.cosine,
         "evaluations": result.evaluations,
         "trajectory_error": error,
+        "batch_norm": batch_norm,
     }
     return Record("plane", view.name, step, arrays, info)
 

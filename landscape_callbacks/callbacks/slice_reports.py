@@ -32,7 +32,9 @@ def scalars_of(line: Line, result: SliceResult) -> dict[str, float]:
     }
 
 
-def record_of(line: Line, result: SliceResult, snapshot: Snapshot, decays: Sequence[float]) -> Record:
+def record_of(
+    line: Line, result: SliceResult, snapshot: Snapshot, decays: Sequence[float], batch_norm: str | None = None
+) -> Record:
     """The curve of one slice, with the same loss on validation data and with weight decay where there are such."""
     arrays = {"alpha": result.alphas.numpy(), "loss": result.losses.numpy()}
     if result.loss_error is not None:
@@ -54,6 +56,7 @@ def record_of(line: Line, result: SliceResult, snapshot: Snapshot, decays: Seque
         "nonfinite": result.nonfinite,
         "direction_norm": result.direction_norm,
         "evaluations": result.evaluations,
+        "batch_norm": batch_norm,
     }
     return Record("slice", line.name, snapshot.step, arrays, info)
 

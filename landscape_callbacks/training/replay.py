@@ -73,26 +73,36 @@ class Replay:
 
     def closure(self, batch: Any, batch_idx: int) -> Callable[[], Tensor]:
         """The loss of one batch as a closure for :class:`~landscape_callbacks.surface.LossSurface`."""
+        return self.isolated(lambda: self.loss_of(batch, batch_idx))
+
+    def isolated(self, loss: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        """A closure that evaluates ``loss``, which calls :meth:`loss_of`, on clones and leaves no trace."""
 
         def evaluate() -> Tensor:
-            return self._evaluate(batch, batch_idx)
+            if self._state is None:
+                raise RuntimeError("The measurement is over; the loss of this batch cannot be evaluated any more.")
+            self.rewind()
+            self._stage(self._state)
+            try:
+                with self._forward_context():
+                    # Logs go nowhere, so nothing is to be reduced over ranks for them (sync_dist).
+                    self._module.log = self._module.log_dict = _log_nothing
+                    return loss()
+            finally:
+                self._stage(self._state)
 
         return evaluate
 
-    def _evaluate(self, batch: Any, batch_idx: int) -> Tensor:
-        if self._random is None or self._state is None:
-            raise RuntimeError("The measurement is over; the loss of this batch cannot be evaluated any more.")
+    def rewind(self) -> None:
+        """Sets the random streams to where the training step that follows finds them."""
+        assert self._random is not None
         self._random.restore()
-        self._stage(self._state)
-        try:
-            with self._forward_context():
-                # Logs go nowhere, so nothing is to be reduced over ranks for them (sync_dist).
-                self._module.log = self._module.log_dict = _log_nothing
-                if self._loss_fn is not None:
-                    return self._loss_fn(self._module, batch)
-                return self._training_step_loss(batch, batch_idx)
-        finally:
-            self._stage(self._state)
+
+    def loss_of(self, batch: Any, batch_idx: int) -> Tensor:
+        """The loss of one batch; for use inside of :meth:`isolated`."""
+        if self._loss_fn is not None:
+            return self._loss_fn(self._module, batch)
+        return self._training_step_loss(batch, batch_idx)
 
     def _training_step_loss(self, batch: Any, batch_idx: int) -> Tensor:
         arguments = self._trainer.fit_loop.epoch_loop._build_kwargs(OrderedDict(), batch, batch_idx)

@@ -6,12 +6,14 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from landscape_callbacks.surface.average_surface import AverageSurface
+from landscape_callbacks.surface.batch_norm import has_batch_norm
 from landscape_callbacks.surface.eigenpairs import Eigenpairs
 from landscape_callbacks.surface.lanczos import extreme_eigenvalues
 from landscape_callbacks.surface.loss_surface import LossSurface
@@ -19,6 +21,7 @@ from landscape_callbacks.surface.microbatched_surface import MicrobatchedSurface
 from landscape_callbacks.surface.power_iteration import power_iteration
 from landscape_callbacks.surface.sharded import sharded_module
 from landscape_callbacks.surface.vectors import ParameterSpace
+from landscape_callbacks.training.batch_norm_replay import BatchNormReplay
 from landscape_callbacks.training.distributed import RankAverage, rank_average
 from landscape_callbacks.training.isolation import ModuleState, preserved_random_state
 from landscape_callbacks.training.memory import Economy, dtype_named
@@ -80,6 +83,8 @@ class Snapshot:
         batches: The batches that it is made of, with their samples over all ranks.
         step: Step of the x axis.
         economy: How sparing of memory to be.
+        batch_norm: Evaluates the batches with batch norm in another mode; ``None`` for a module without such layers,
+            and where the step cannot be replayed.
     """
 
     def __init__(
@@ -90,9 +95,11 @@ class Snapshot:
         optimizers: Sequence[Any],
         warm_starts: WarmStarts,
         economy: Economy,
+        batch_norm: BatchNormReplay | None = None,
     ) -> None:
         self.surface = surface
         self.economy = economy
+        self.batch_norm = batch_norm
         self.batches = tuple(batches)
         self.step = step
         self._optimizers = optimizers
@@ -114,6 +121,13 @@ class Snapshot:
     def surfaces(self) -> tuple[LossSurface, ...]:
         """One surface a batch."""
         return self.surface.surfaces if isinstance(self.surface, AverageSurface) else (self.surface,)
+
+    def surface_for_losses(self, batch_norm: str | None) -> LossSurface | AverageSurface:
+        """The surface to evaluate at other weights, under a batch-norm policy; ``None``: as the monitor's settings."""
+        if batch_norm is None or self.batch_norm is None:
+            return self.surface
+        surface: LossSurface | AverageSurface = self.once(batch_norm, partial(self.batch_norm.surface, batch_norm))
+        return surface
 
     def loss(self) -> float:
         """The training loss at the current weights."""
@@ -241,6 +255,9 @@ def open_snapshot(
         batches = _over_ranks(batches, average)
         options: dict[str, Any] = {"average": average, "differentiation": settings.differentiation}
         options["rounding"] = autocast_rounding(trainer)
+        batch_norm = None
+        if has_batch_norm(pl_module):
+            batch_norm = BatchNormReplay(replay, pl_module, batches, space, {**options, "sharded": sharded})
         surfaces = [
             LossSurface(replay.closure(seen.batch, seen.index), space, sharded=sharded, **options)
             if economy.microbatches == 1
@@ -249,7 +266,7 @@ def open_snapshot(
         ]
         surface = surfaces[0] if len(surfaces) == 1 else AverageSurface(surfaces, [seen.samples for seen in batches])
         try:
-            yield Snapshot(surface, batches, step, trainer.optimizers, warm_starts, economy)
+            yield Snapshot(surface, batches, step, trainer.optimizers, warm_starts, economy, batch_norm)
         finally:
             surface.release()
 
