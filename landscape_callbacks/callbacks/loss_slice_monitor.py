@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -22,7 +21,7 @@ from landscape_callbacks.callbacks.lines import (
 from landscape_callbacks.callbacks.picture_book import PictureBook, can_draw, seconds_to_draw
 from landscape_callbacks.callbacks.slice_reports import record_of, scalars_of, slice_drawings
 from landscape_callbacks.records import Record
-from landscape_callbacks.surface.batch_norm import POLICIES, with_batch_norm
+from landscape_callbacks.surface.batch_norm import POLICIES
 from landscape_callbacks.surface.loss_surface import LossSurface
 from landscape_callbacks.surface.slices import SliceResult, loss_slice
 from landscape_callbacks.training.compatibility import require_choice, require_positive_int
@@ -30,10 +29,10 @@ from landscape_callbacks.training.figure_logging import Drawing
 from landscape_callbacks.training.lightning_namespace import MisconfigurationException
 from landscape_callbacks.training.memory import Memory, eigenvalue_memory, together
 from landscape_callbacks.training.monitor import Monitor
-from landscape_callbacks.training.replay import LossFunction, Replay
+from landscape_callbacks.training.replay import LossFunction
 from landscape_callbacks.training.reporting import Report, current_step
 from landscape_callbacks.training.snapshot import EigenRequest, Snapshot, select_parameters
-from landscape_callbacks.training.validation_replay import ValidationReplay
+from landscape_callbacks.training.validation_replay import validation_surface
 
 _EIGEN_TOLERANCE = 1e-3
 _COARSE = 1e-4
@@ -288,26 +287,21 @@ class LossSliceMonitor(Monitor):
             validation=validation,
         )
 
-    def _validation_loss(self, replay: Replay, pl_module: Any, snapshot: Snapshot) -> Callable[[], Tensor]:
-        if self.batch_norm != "recalibrated" or snapshot.batch_norm is None:
-            return replay.closure(self._validation_batch, 0)
-        loss = partial(replay.loss_of, self._validation_batch, 0)
-        return replay.isolated(with_batch_norm(loss, pl_module, self.batch_norm, snapshot.batch_norm.pass_batches))
-
     @contextmanager
     def _validation_surface(self, trainer: Any, pl_module: Any, snapshot: Snapshot) -> Iterator[LossSurface | None]:
         if self._validation_batch is None:
             yield None
             return
         metric = self.validation if isinstance(self.validation, str) else None
-        with ValidationReplay(trainer, pl_module, loss_fn=self.settings.loss_fn, metric=metric) as replay:
-            trained = snapshot.surfaces[0]
-            surface = LossSurface(
-                self._validation_loss(replay, pl_module, snapshot),
-                snapshot.space,
-                average=trained.average,
-                sharded=trained.sharded,
-            )
+        with validation_surface(
+            trainer,
+            pl_module,
+            snapshot,
+            self._validation_batch,
+            loss_fn=self.settings.loss_fn,
+            metric=metric,
+            batch_norm=self.batch_norm,
+        ) as surface:
             try:
                 surface.losses_along(snapshot.space.zeros(), [0.0])
             except Exception as error:

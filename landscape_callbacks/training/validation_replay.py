@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
+from landscape_callbacks.surface.batch_norm import with_batch_norm
+from landscape_callbacks.surface.loss_surface import LossSurface
 from landscape_callbacks.training.replay import LossFunction, Replay
+from landscape_callbacks.training.snapshot import Snapshot
 
 
 class ValidationReplay(Replay):
@@ -44,6 +49,31 @@ class ValidationReplay(Replay):
         accepted = inspect.signature(self._module.validation_step).parameters
         positions = [batch, batch_idx, 0][: max(1, len(accepted))]
         return _loss_of(self._module.validation_step(*positions), logged, self._metric)
+
+
+@contextmanager
+def validation_surface(
+    trainer: Any,
+    pl_module: Any,
+    snapshot: Snapshot,
+    batch: Any,
+    *,
+    loss_fn: LossFunction | None,
+    metric: str | None,
+    batch_norm: str | None,
+) -> Iterator[LossSurface]:
+    """The validation loss of a batch over the weights of a snapshot.
+
+    Batch norm uses its running statistics, as ``validation_step`` does; with ``batch_norm="recalibrated"`` those that
+    the batches of the snapshot give at each point.
+    """
+    with ValidationReplay(trainer, pl_module, loss_fn=loss_fn, metric=metric) as replay:
+        closure = replay.closure(batch, 0)
+        if batch_norm == "recalibrated" and snapshot.batch_norm is not None:
+            loss = partial(replay.loss_of, batch, 0)
+            closure = replay.isolated(with_batch_norm(loss, pl_module, batch_norm, snapshot.batch_norm.pass_batches))
+        trained = snapshot.surfaces[0]
+        yield LossSurface(closure, snapshot.space, average=trained.average, sharded=trained.sharded)
 
 
 def _loss_of(output: Any, logged: Mapping[str, Any], metric: str | None) -> Tensor:
