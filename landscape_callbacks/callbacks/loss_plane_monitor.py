@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from landscape_callbacks.callbacks.picture_book import can_draw, seconds_to_draw
+from landscape_callbacks.callbacks.picture_book import can_draw, has_matplotlib, seconds_to_draw
 from landscape_callbacks.callbacks.plane_views import PLANES, Path, plane_record, view_of
 from landscape_callbacks.records import Record
 from landscape_callbacks.surface.batch_norm import POLICIES
@@ -257,14 +257,7 @@ class LossPlaneMonitor(Monitor):
         return Report(records=records, drawings=self._drawings(records))
 
     def _drawings(self, records: Sequence[Record]) -> dict[str, Drawing]:
-        if not self._draws_now:
-            return {}
-        if not can_draw():
-            self.coordinator.warn(
-                f"{type(self).__name__} figures",
-                f"{type(self).__name__} draws no figures: matplotlib is not installed "
-                "(pip install 'landscape-callbacks[figures]'). Set figures=False to leave them out.",
-            )
+        if not self._draws_now or not can_draw(type(self).__name__, self.coordinator.warn):
             return {}
         drawings = {}
         for record in records:
@@ -290,7 +283,7 @@ class LossPlaneMonitor(Monitor):
         if self.max_overhead is None:
             return self.points, self.figures
         left = self.coordinator.seconds_left()
-        drawing = seconds_to_draw(2 * len(self.planes)) if self.figures and can_draw() else 0.0
+        drawing = seconds_to_draw(2 * len(self.planes)) if self.figures and has_matplotlib() else 0.0
         for draws in (True, False) if self.figures else (False,):
             points = self._points_for(left - drawing if draws else left)
             if points >= _LEAST_POINTS:

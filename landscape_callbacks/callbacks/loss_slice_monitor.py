@@ -316,14 +316,7 @@ class LossSliceMonitor(Monitor):
 
     def _drawings(self) -> dict[str, Drawing]:
         self.book.drawn()
-        if not self.figures or not self.book.records:
-            return {}
-        if not can_draw():
-            self.coordinator.warn(
-                f"{type(self).__name__} figures",
-                f"{type(self).__name__} draws no figures: matplotlib is not installed "
-                "(pip install 'landscape-callbacks[figures]'). Set figures=False to leave them out.",
-            )
+        if not self.figures or not self.book.records or not can_draw(type(self).__name__, self.coordinator.warn):
             return {}
         return slice_drawings(self.book.records, self.theme)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from landscape_callbacks.records import Record, decode, encode
@@ -64,9 +64,21 @@ class PictureBook:
         self.measurements = self._drawn = int(state["measurements"])
 
 
-def can_draw() -> bool:
+def has_matplotlib() -> bool:
     """Whether matplotlib is installed."""
     return importlib.util.find_spec("matplotlib") is not None
+
+
+def can_draw(name: str, warn: Callable[[str, str], None]) -> bool:
+    """Whether figures can be drawn; ``warn`` is told once by the monitor of that name when they cannot."""
+    if has_matplotlib():
+        return True
+    warn(
+        f"{name} figures",
+        f"{name} draws no figures: matplotlib is not installed (pip install 'landscape-callbacks[figures]'). Set "
+        "figures=False to leave them out.",
+    )
+    return False
 
 
 def seconds_to_draw(figures: int) -> float:

@@ -313,7 +313,7 @@ def test_figures_go_beside_the_logs_at_the_end(tmp_path: Path) -> None:
 
 
 def test_without_matplotlib_one_warning_and_no_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("landscape_callbacks.callbacks.loss_slice_monitor.can_draw", lambda: False)
+    monkeypatch.setattr("landscape_callbacks.callbacks.picture_book.has_matplotlib", lambda: False)
     with pytest.warns(RuntimeWarning, match="matplotlib is not installed"):
         trainer = fit(LossSliceMonitor(directions=["random"], **{**EVERY_STEP, "figures": True}), Linear(), tmp_path)
     assert not (Path(str(trainer.log_dir)) / "landscape").exists()
