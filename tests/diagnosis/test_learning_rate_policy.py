@@ -269,6 +269,7 @@ def test_whatever_comes_the_rate_stays_in_its_bounds(looks, kind):
         ({"min_lr": 0.2, "max_lr": 0.1}, "above min_lr=0.2, got 0.1"),
         ({"max_actions": -1}, "max_actions"),
         ({"stable_share": 1.0}, "stable_share"),
+        ({"stable_share": 0.0}, "stable_share"),
         ({"min_raise": 1.0}, "min_raise"),
         ({"max_raise": 1.1}, "max_raise"),
     ],
@@ -282,3 +283,132 @@ def test_state_survives_plain_storage():
     state, _ = _decide(_evidence("strict saddle", largest_stable_rate=1.0, loss=2.0, loss_noise=0.1))
     assert PolicyState(**state._asdict()) == state
     assert {type(value) for value in state} <= {int, float, type(None)}
+
+
+def test_settings_at_the_edge_of_their_range_are_taken():
+    state, decision = _decide(_evidence(), policy="trend", max_actions=0, max_raise=2.0, min_raise=2.0)
+    assert (state, decision.action) == (PolicyState(), "hold")
+    assert "all 0 actions" in decision.reason
+
+
+def test_a_small_raise_is_taken_back_as_well_and_the_cooldown_begins_anew():
+    known = {"largest_stable_rate": 0.3, "loss": 2.0, "loss_noise": 0.1}
+    state, decision = _decide(_evidence("strict saddle", **known))
+    assert decision.factor == pytest.approx(1.5)
+    assert (state.trial, state.trial_loss) == pytest.approx((1.5, 2.1))
+    state, decision = _decide(_evidence(None, step=1150, loss=2.2, rates=(0.15,)), state)
+    assert (decision.action, decision.factor) == ("revert", pytest.approx(1 / 1.5))
+    known["largest_stable_rate"] = 1.0
+    assert "49 steps ago" in _decide(_evidence("unstable", step=1199, **known), state)[1].reason
+    assert _decide(_evidence("unstable", step=1250, **known), state)[1].action == "cut"
+
+
+def test_the_height_of_a_failed_raise_is_remembered_through_cuts():
+    state = PolicyState(scale=1.0, ceiling=1.0)
+    state, _ = _decide(_evidence("unstable"), state)
+    assert (state.scale, state.ceiling) == (0.5, 1.0)
+    _, decision = _decide(_evidence("strict saddle", step=2000, rates=(0.05,), largest_stable_rate=1.0), state)
+    assert decision.factor == pytest.approx(2.0)
+
+
+_FAILED = PolicyState(scale=5.0, trial=5.0, trial_loss=2.1)
+_CUT = {"learning_rate": 0.1, "largest_stable_rate": None, "decrease_bound": None, "cut_gain": None}
+
+
+@pytest.mark.parametrize(
+    ("evidence", "settings", "state", "reason", "info"),
+    [
+        (_evidence(trend="rising"), {"policy": "trend"}, None, "The loss rises. Learning rate 0.1 -> 0.05.", _CUT),
+        (
+            _evidence(decrease_bound=0.0125),
+            {"policy": "trend"},
+            None,
+            "The loss has stopped falling: going on can lower it by at most 0.0125. Learning rate 0.1 -> 0.05.",
+            {**_CUT, "decrease_bound": 0.0125},
+        ),
+        (_evidence(), {"policy": "trend"}, None, "The loss has stopped falling. Learning rate 0.1 -> 0.05.", _CUT),
+        (
+            _evidence(rates=(0.0,)),
+            {"policy": "trend"},
+            None,
+            "The loss has stopped falling. The learning rate is zero already.",
+            {},
+        ),
+        (_evidence(), {}, None, "No verdict yet.", {}),
+        (
+            _evidence("flat"),
+            {},
+            None,
+            (
+                "Flat: gradient and curvature are too small for any learning rate to help (dead or saturated units?). "
+                "Re-initialize, or change the activation."
+            ),
+            {},
+        ),
+        (
+            _evidence("noise floor"),
+            {},
+            None,
+            "Noise floor, but what a cut would win against going on is not known.",
+            {},
+        ),
+        (
+            _evidence("noise floor", decrease_bound=0.0, cut_gain=0.0),
+            {},
+            None,
+            "Noise floor, but going on may still lower the loss by 0, a cut wins 0.",
+            {},
+        ),
+        (
+            _evidence("noise floor", decrease_bound=0.1, cut_gain=1.0),
+            {},
+            None,
+            "Noise floor: going on can lower the loss by at most 0.1, this cut wins 0.5. Learning rate 0.1 -> 0.05.",
+            {**_CUT, "decrease_bound": 0.1, "cut_gain": 1.0},
+        ),
+        (
+            _evidence("unstable"),
+            {},
+            None,
+            "Unstable: the loss suffers from too large a learning rate. Learning rate 0.1 -> 0.05.",
+            _CUT,
+        ),
+        (
+            _evidence("unstable", rates=(0.0,), largest_stable_rate=1.0),
+            {},
+            None,
+            "Unstable: the loss suffers from too large a learning rate. The learning rate is zero already.",
+            {},
+        ),
+        (
+            _evidence("strict saddle", largest_stable_rate=1.0),
+            {},
+            None,
+            "Strict saddle: steps are too small to leave. Learning rate 0.1 -> 0.5 (0.5 of the largest stable rate 1).",
+            {"learning_rate": 0.1, "largest_stable_rate": 1.0},
+        ),
+        (
+            _evidence("strict saddle", largest_stable_rate=1.0),
+            {},
+            PolicyState(scale=0.5, ceiling=1.0),
+            (
+                "Strict saddle: steps are too small to leave. Learning rate 0.1 -> 0.2 "
+                "(the height at which an earlier raise had to be reverted)."
+            ),
+            {"learning_rate": 0.1, "largest_stable_rate": 1.0},
+        ),
+        (
+            _evidence(loss=3.0, rates=(0.5,)),
+            {},
+            _FAILED,
+            (
+                "The last raise is taken back: the loss is 3, and before the raise it was within its noise below 2.1. "
+                "Learning rate 0.5 -> 0.1."
+            ),
+            {"loss": 3.0},
+        ),
+    ],
+)
+def test_the_reason_and_its_figures(evidence, settings, state, reason, info):
+    _, decision = _decide(evidence, state, **settings)
+    assert (decision.reason, decision.info) == (reason, info)

@@ -36,6 +36,11 @@ def _measured_limit(make_optimizer, guess):
 
 FORMS = {
     "gradient descent": ("gradient_descent", {}, lambda p: torch.optim.SGD(p, lr=0.1)),
+    "dampened without momentum": (
+        "heavy_ball",
+        {"dampening": 0.3},
+        lambda p: torch.optim.SGD(p, lr=0.1, dampening=0.3),
+    ),
     "heavy ball": ("heavy_ball", {"momentum": 0.9}, lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9)),
     "dampened": (
         "heavy_ball",
@@ -178,3 +183,28 @@ def test_effective_learning_rate_is_the_drift_under_a_steady_gradient(name):
         weight.grad = torch.ones(1, dtype=torch.float64)
         optimizer.step()
     assert before - weight.item() == pytest.approx(effective_learning_rate(kind, 0.1, **options))
+
+
+def test_decay_that_is_unstable_by_itself_leaves_no_curvature():
+    assert curvature_limit("adamw", 1.0, decoupled_weight_decay=3.0) == 0.0
+
+
+@pytest.mark.parametrize(("curvature", "expected"), [(20.0, 0.1), (0.01, 200.0)])
+def test_without_momentum_the_largest_stable_learning_rate_is_that_of_gradient_descent(curvature, expected):
+    for kind in ("gradient_descent", "heavy_ball", "nesterov", "rmsprop", "adagrad"):
+        assert largest_stable_learning_rate(kind, curvature) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in OPTIMIZER_KINDS if kind != "heavy_ball"])
+def test_dampening_changes_the_heavy_ball_alone(kind):
+    plain, dampened = ({"momentum": 0.9, "dampening": dampening} for dampening in (0.0, 0.3))
+    assert curvature_limit(kind, 0.1, **dampened) == curvature_limit(kind, 0.1, **plain)
+
+
+@pytest.mark.parametrize("kind", OPTIMIZER_KINDS)
+def test_effective_learning_rate_of_every_kind(kind):
+    # A buffer that sums gradients moves 1/(1-β) times as far by a steady one; an average of them moves as far.
+    sums = kind in ("heavy_ball", "nesterov", "rmsprop")
+    found = effective_learning_rate(kind, 0.1, momentum=0.75, betas=(0.8, 0.9))
+    assert found == pytest.approx(0.4 if sums else 0.1)
+    assert effective_learning_rate(kind, 0.1) == pytest.approx(0.1)

@@ -12,7 +12,7 @@ from landscape_callbacks.diagnosis.gains import gains
 from landscape_callbacks.diagnosis.measurement import Measurement, Situation
 from landscape_callbacks.diagnosis.stationarity import diagnose
 from landscape_callbacks.diagnosis.trend import Trend
-from landscape_callbacks.diagnosis.verdict import LABELS
+from landscape_callbacks.diagnosis.verdict import LABELS, Evidence, Verdict
 
 # A place where nothing can be won: gradient and curvature measured well, loss spread 1.
 REST = Measurement(
@@ -251,3 +251,206 @@ def test_markdown_has_a_row_for_each_figure():
     assert text.startswith("**strict saddle**")
     assert "| lowest curvature | -0.5 | 0.05 | loss per squared weight |" in text
     assert text.count("\n|") >= len(verdict.evidence)
+
+
+@pytest.mark.parametrize("name", ["loss", "squared_gradient"])
+def test_one_figure_that_is_no_number_is_enough(name):
+    assert diagnose(measured(**{name: math.nan}), situation()).label == "unstable"
+
+
+# The gain of a step is 0.01 times the squared gradient; its standard error is 1e-3, and heat 1e-3 with this noise.
+HOT = {"curved_noise": 320.0}
+
+
+@pytest.mark.parametrize(
+    ("state", "gain_in_errors", "changes", "progresses"),
+    [
+        ("undetermined", 2.5, {}, True),
+        ("plateau", 2.5, {}, False),
+        ("undetermined", 1.5, {}, False),
+        ("plateau", 3.5, {}, True),
+        ("undetermined", 2.5, HOT, True),
+        ("undetermined", 2.5, {"curved_noise": 640.0}, False),
+        ("plateau", 3.5, HOT, False),
+        ("plateau", 4.5, HOT, True),
+    ],
+)
+def test_progress_needs_a_gradient_beyond_its_error_and_its_heat(state, gain_in_errors, changes, progresses):
+    place = measured(squared_gradient=0.1 * gain_in_errors, squared_gradient_error=0.1, **changes)
+    label = diagnose(place, situation(trend=trend(state, 0.0, 10.0))).label
+    assert (label == "progressing") == progresses
+
+
+@pytest.mark.parametrize(
+    ("share", "state", "loss", "batch_size", "unstable"),
+    [
+        # A loss that rises, or that stands above its start for sure: lower for small batches than for the whole set.
+        (0.8, "rising", 2.0, 16.0, True),
+        (0.6, "rising", 2.0, 16.0, False),
+        (0.8, "rising", 2.0, math.inf, False),
+        (1.1, "rising", 2.0, math.inf, True),
+        (0.8, "undetermined", 6.0, 16.0, True),
+        (0.8, "undetermined", 5.1, 16.0, False),
+        (0.8, "undetermined", 2.0, 16.0, False),
+        (0.8, "plateau", 6.0, 16.0, False),
+        # Otherwise 1.3 times the limit, beyond two standard errors (of 0.1 each here).
+        (1.45, "plateau", 2.0, 16.0, False),
+        (1.55, "plateau", 2.0, 16.0, True),
+    ],
+)
+def test_how_much_curvature_is_unstable_depends_on_the_loss(share, state, loss, batch_size, unstable):
+    place = measured(loss=loss, largest_curvature=share * 200.0, largest_curvature_error=20.0)
+    where = situation(trend=trend(state, 0.0, 10.0), batch_size=batch_size)
+    assert (diagnose(place, where).label == "unstable") == unstable
+
+
+@pytest.mark.parametrize(
+    ("rate", "label"), [(0.01, "strict saddle"), (1e-5, "strict saddle"), (1e-8, "step too small")]
+)
+def test_a_saddle_without_a_gradient_is_left_unless_the_steps_are_too_small(rate, label):
+    # Over the 3000 steps of the run so far a rate of 1e-5 moves along curvatures of 4 by 12 %.
+    at_rest = measured(**SADDLE, squared_gradient_error=0.0)
+    where = situation(learning_rate=rate, effective_learning_rate=rate, curvature_limit=2 / rate)
+    assert diagnose(at_rest, where).label == label
+
+
+def test_steps_that_add_up_to_something_in_the_rest_of_the_run_are_not_too_small():
+    measurement, where = CASES["step too small"]
+    assert diagnose(measurement, dataclasses.replace(where, steps_left=100_000)).label != "step too small"
+
+
+def test_a_slope_without_curvature_is_walked_down():
+    slope = measured(squared_gradient=2.0, squared_gradient_error=0.1, largest_curvature=1e-6, lowest_curvature=1e-7)
+    assert diagnose(slope, situation(trend=trend("undetermined", 0.0, 10.0))).label == "progressing"
+
+
+@pytest.mark.parametrize(
+    ("curvature", "gradient", "flat"), [(1.5e-5, 1.5e-4, True), (3e-5, 1.5e-4, False), (1.5e-5, 3e-4, False)]
+)
+def test_a_surface_is_flat_that_weights_as_large_as_these_do_not_feel(curvature, gradient, flat):
+    # Less than 1e-3 of the spread of 2, at weights of norm 10: curvatures below 2e-5 and gradients below 2e-4.
+    place = measured(
+        loss_spread=2.0,
+        weight_norm=10.0,
+        squared_gradient=0.4 * gradient**2,
+        squared_gradient_error=0.2 * gradient**2,
+        largest_curvature=curvature,
+        lowest_curvature=0.1 * curvature,
+        lowest_curvature_error=0.0,
+    )
+    where = situation(learning_rate=1e-3, effective_learning_rate=1e-3, curvature_limit=2000.0)
+    assert (diagnose(place, where).label == "flat") == flat
+
+
+SENTENCES = {
+    "progressing": (
+        (
+            "progressing. Loss without a clear trend; a step wins 0.25 ± 0.03 % by the gradient and loses "
+            "1.6e-05 % to noise. Cost: 512 samples."
+        ),
+        "",
+    ),
+    "noise floor": (
+        (
+            "noise floor. Loss flat for 2000 steps; cutting the learning rate to zero would win 1.6 %; a "
+            "step wins 0 ± 0.0005 % by the gradient and loses 0.062 % to noise. Cost: 512 samples."
+        ),
+        "Lower the learning rate, or use larger batches: noise keeps the loss above the valley.",
+    ),
+    "strict saddle": (
+        (
+            "strict saddle. Loss flat for 2000 steps; lowest curvature -0.5 ± 0.2 (99 %), moving 0.8 along "
+            "it lowers the loss by 10 ± 1 %; a gradient step can win at most 0.019 %. Cost: 512 samples."
+        ),
+        (
+            "Raise the learning rate toward 0.25 (half of the largest stable one, 0.5), or step along the "
+            "direction found. Do not lower it."
+        ),
+    ),
+    "approximate second-order point": (
+        (
+            "approximate second-order point. Loss flat for 2000 steps; no useful negative curvature was "
+            "found; a gradient step can win at most 0.019 %. Cost: 512 samples."
+        ),
+        "",
+    ),
+    "flat": (
+        (
+            "flat. Loss flat for 2000 steps; gradient and curvature vanish at the scale of the weights, in "
+            "all directions that were seen. Cost: 512 samples."
+        ),
+        "Look for dead or saturated units and initialise them anew; no learning rate helps here.",
+    ),
+    "step too small": (
+        (
+            "step too small. Loss flat for 2000 steps; a gradient step can win at most 14 %, but steps at "
+            "this learning rate win at most 0.011 % over the next 1000 steps. Cost: 512 samples."
+        ),
+        "Raise the learning rate toward 0.25 (half of the largest stable one, 0.5).",
+    ),
+    "unstable": (
+        (
+            "unstable. Loss rising for 2000 steps; the largest curvature is 1.1 times the stability limit of"
+            " the optimizer. Cost: 512 samples."
+        ),
+        "Lower the learning rate to 0.0043 (half of the largest stable one, 0.0087).",
+    ),
+    "undetermined": (
+        (
+            "undetermined. Loss without a clear trend; the evidence does not decide: a gradient step can win"
+            " at most 94 %, moving along the lowest curvature wins 0 ± 0 %, cutting the learning rate 0.0078"
+            " %. Cost: 512 samples."
+        ),
+        "Measure with more microbatches.",
+    ),
+}
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_the_sentence_and_the_suggestion_of_each_label(label):
+    verdict = diagnose(*CASES[label])
+    assert (verdict.sentence, verdict.suggestion) == SENTENCES[label]
+
+
+def test_plain_values_of_a_verdict():
+    entry = Evidence("lowest curvature", -0.5, 0.05, "loss per squared weight")
+    verdict = Verdict("strict saddle", True, (entry,), 512, 5000.0, "Found.", "Do.", 0.9, 0.25)
+    assert verdict.as_info() == {
+        "verdict": "strict saddle",
+        "edge": True,
+        "sentence": "Found.",
+        "suggestion": "Do.",
+        "evidence": [
+            {"name": "lowest curvature", "value": -0.5, "error": 0.05, "unit": "loss per squared weight"},
+        ],
+        "samples": 512,
+        "cost": 5000.0,
+        "saddle_score": 0.9,
+        "suggested_learning_rate": 0.25,
+        "warning": True,
+    }
+
+
+def test_the_whole_markdown_of_a_verdict():
+    entries = (Evidence("loss", 2.0, 0.05, "loss"), Evidence("spread", 1.23456, math.nan, "loss"))
+    verdict = Verdict("noise floor", True, entries, 512, 5000.4, "Found.", "Do.", 0.0, None)
+    assert verdict.as_markdown() == (
+        "**noise floor** (at the edge of stability)\n\nFound.\n\nSuggestion: Do.\n\n"
+        "| evidence | value | standard error | unit |\n|---|---|---|---|\n"
+        "| loss | 2 | 0.05 | loss |\n| spread | 1.235 |  | loss |\n\n"
+        "Cost: 512 samples looked at, as much work as 5000 samples of training."
+    )
+    assert (
+        dataclasses.replace(verdict, edge=False, suggestion="")
+        .as_markdown()
+        .startswith("**noise floor**\n\nFound.\n\n|")
+    )
+
+
+@pytest.mark.parametrize(
+    ("escape", "error", "said"),
+    [(0.2, 0.02, "10 ± 1 %"), (2.0, 0.5, "100 ± 25 %"), (0.96, 0.3, "48 ± 15 %"), (3.0, 0.4, "3 ± 0.4")],
+)
+def test_a_gain_is_told_as_a_share_of_the_loss_while_it_is_one(escape, error, said):
+    saddle = measured(**{**SADDLE, "escape_decrease": escape, "escape_decrease_error": error})
+    assert f"lowers the loss by {said};" in diagnose(saddle, situation()).sentence

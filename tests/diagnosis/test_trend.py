@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import t as student_t
 
+from landscape_callbacks.diagnosis.error_budget import ErrorBudget
+from landscape_callbacks.diagnosis.slope import slope_of_blocks
 from landscape_callbacks.diagnosis.trend import LossTrend
 from landscape_callbacks.diagnosis.windows import BLOCKS
 from tests.cases import autoregressive
@@ -144,12 +147,19 @@ def test_plateau_score_follows_the_trend():
 def test_before_the_first_window_nothing_is_claimed():
     report = LossTrend().report()
     assert (report.state, report.steps, report.window) == ("undetermined", 0, 0)
-    assert math.isnan(report.decrease)
+    assert all(math.isnan(value) for value in (report.decrease, report.noise, report.correlation_time))
 
 
 @pytest.mark.parametrize(
     "options",
-    [{"horizon": 0}, {"horizon_share": -1}, {"noise_floor": 0}, {"drop_floor": -1}, {"false_alarm_rate": 1}],
+    [
+        {"horizon": 0},
+        {"horizon_share": -1},
+        {"noise_floor": 0},
+        {"drop_floor": -1},
+        {"false_alarm_rate": 1},
+        {"false_alarm_rate": 0},
+    ],
 )
 def test_refusals(options):
     with pytest.raises(ValueError, match=str(next(iter(options.values())))):
@@ -192,3 +202,131 @@ def test_the_early_look_survives_a_checkpoint() -> None:
     second.update_many(losses[20:])
     assert second.report() == whole.report()
     assert whole.state == "progressing"
+
+
+def test_settings_at_the_edge_of_their_range_are_taken() -> None:
+    trend = LossTrend(horizon=0.5, horizon_share=0, drop_floor=0)
+    assert trend.update_many([1.0] * 60) == "plateau"
+    assert (trend.report().horizon, trend.report().floor) == (0.5, 0.0)
+
+
+def test_the_report_holds_the_figures_of_the_window() -> None:
+    losses = 3 - 2.0 * np.arange(60) + np.random.default_rng(8).standard_normal(60)
+    line = slope_of_blocks(losses.tolist(), [0.0] * 60, 1)
+    trend = LossTrend(horizon=200, drop_floor=1e-6)
+    assert trend.update_many(losses) == "progressing"
+    report = trend.report()
+    assert (report.since, report.steps, report.window) == (0, 60, 60)
+    assert (report.decrease, report.standard_error) == pytest.approx((-200 * line.value, 200 * line.error))
+    assert (report.noise, report.correlation_time) == pytest.approx((line.noise, line.correlation_time))
+    assert report.floor == pytest.approx(0.3 * line.noise)
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.5])
+@pytest.mark.parametrize(("direction", "state"), [(-1, "progressing"), (1, "rising")])
+def test_a_change_is_claimed_at_the_chance_of_error_that_the_budget_grants(rate, direction, state) -> None:
+    critical = student_t.isf(ErrorBudget(rate, shortest=60, center=4 * 15).spend(0), 24)
+    noise, time = np.random.default_rng(9).standard_normal(60), np.arange(60)
+    level = slope_of_blocks(noise.tolist(), [0.0] * 60, 1)
+    for share, claimed in ((0.98, False), (1.02, True)):
+        steepness = direction * share * critical * level.error - level.value
+        trend = LossTrend(horizon=15, false_alarm_rate=rate)
+        assert (trend.update_many(noise + steepness * time) == state) == claimed
+
+
+@pytest.mark.parametrize("count", [16, 32])
+def test_the_early_look_errs_once_in_a_thousand(count) -> None:
+    # A line, and a pattern around it that is even in time, so that the line fitted is the line itself.
+    time, critical = np.arange(count), student_t.isf(1e-3, count - 2)
+    pattern = np.tile([1.0, -1.0, -1.0, 1.0], count // 4)
+    error = math.sqrt(count / (count - 2) / np.sum((time - time.mean()) ** 2))
+    for share, expected in ((0.995, "undetermined"), (1.005, "progressing")):
+        assert LossTrend().update_many(pattern - share * critical * error * time) == expected
+
+
+def test_an_early_fall_is_dated_from_the_first_loss_that_counts() -> None:
+    trend = LossTrend()
+    trend.update_many(np.zeros(100))
+    trend.restart()
+    assert trend.update_many([math.nan] * 3 + [10 - 0.5 * step for step in range(16)]) == "progressing"
+    assert (trend.report().since, trend.report().steps) == (103, 119)
+
+
+def test_a_fall_that_begins_after_the_first_early_look_is_told_at_the_second() -> None:
+    noise = np.tile([0.1, -0.1], 16)
+    trend = LossTrend()
+    assert trend.update_many(5 + noise[:20]) == "undetermined"
+    report = trend.report()
+    assert (report.window, report.since) == (0, 20)
+    assert trend.update_many(5 + noise[20:] - 0.5 * np.arange(12)) == "progressing"
+    assert (trend.report().window, trend.report().since) == (32, 0)
+
+
+def test_while_nothing_is_told_the_longest_window_is_reported() -> None:
+    losses = 5 + np.random.default_rng(1).standard_normal(250)
+    trend = LossTrend()
+    assert trend.update_many(losses) == "undetermined"
+    report = trend.report()
+    assert (report.window, report.since) == (240, 250)
+    assert report.noise == pytest.approx(np.std(losses), rel=0.1)
+    assert math.isfinite(report.correlation_time)
+
+
+def test_a_state_is_dated_from_where_it_began() -> None:
+    noise = 0.1 * np.random.default_rng(3).standard_normal(600)
+    bend = np.concatenate([np.arange(300, 0, -1), np.arange(300)])
+    trend = LossTrend()
+    assert trend.update_many((0.1 * bend + noise)[:300]) == "progressing"
+    assert (trend.report().since, trend.report().window) == (0, 60)
+    assert trend.update_many((0.1 * bend + noise)[300:]) == "rising"
+    assert 240 <= trend.report().since <= 330
+    assert trend.report().window == 60
+
+
+def test_the_loss_at_the_start_and_the_lowest_one_set_the_floor_at_once() -> None:
+    trend = LossTrend(noise_floor=1e-9)
+    trend.update_many([2.0] * 8 + [6.0] * 22)
+    assert trend.report().floor == pytest.approx(0.1 * 0.01 * 2)
+    falling = LossTrend(noise_floor=1e-9)
+    falling.update_many([5.0] * 30 + [1.0] * 30)
+    assert falling.report().floor == pytest.approx(0.01 * 4)
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_a_plateau_from_before_a_change_is_not_brought_up_again(sign) -> None:
+    noise = 0.1 * np.random.default_rng(0).standard_normal(3200)
+    trend = LossTrend()
+    assert trend.update_many(1 + noise[:3000]) == "plateau"
+    bump = sign * 6 * np.interp(np.arange(200), [0, 60, 120], [0, 1, 0])
+    after = [trend.update(loss) for loss in 1 + noise[3000:] + bump]
+    changed = after.index("progressing" if sign < 0 else "rising")
+    assert "undetermined" in after[changed:]
+    assert "plateau" not in after[changed:]
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_saved_state_reports_the_same(restarted) -> None:
+    trend, loaded = LossTrend(), LossTrend()
+    trend.update_many(1 + 0.1 * np.random.default_rng(0).standard_normal(3000))
+    assert trend.report().window > 60
+    if restarted:
+        trend.restart()
+    loaded.load_state_dict(json.loads(json.dumps(trend.state_dict())))
+    assert loaded.state_dict() == trend.state_dict()
+    if not restarted:
+        assert loaded.report() == trend.report()
+
+
+def test_a_fresh_state_can_be_saved() -> None:
+    trend, loaded = LossTrend(), LossTrend()
+    loaded.load_state_dict(json.loads(json.dumps(trend.state_dict())))
+    assert loaded.state_dict() == trend.state_dict()
+
+
+def test_after_a_restart_nothing_is_claimed() -> None:
+    trend = LossTrend()
+    assert trend.update_many(np.arange(200.0)) == "rising"
+    trend.restart()
+    report = trend.report()
+    assert (report.state, report.since, report.steps, report.window) == ("undetermined", 200, 200, 0)
+    assert math.isnan(report.decrease)
