@@ -60,31 +60,116 @@ def test_start_components_tell_what_the_start_holds_of_an_eigenvector(steps: int
     assert krylov.start_components(ritz, 0) * along == pytest.approx(abs(float(start[-1])), rel=1e-5)
 
 
-def test_an_asymmetric_operator_shows_in_the_residuals() -> None:
+@pytest.mark.parametrize("kept", [2, 3])
+def test_start_components_hold_over_restarts_before_anything_is_known(kept: int) -> None:
+    """What an early restart drops still holds some of the eigenvector: one in 40 of its component in the start."""
+    operator = Diagonal(torch.cat([spread_spectrum(), torch.tensor([13.0], dtype=torch.float64)]))
+    krylov = KrylovSpace(operator, operator.space.random(0), 40)
+    for steps in (4, 3, 20):
+        for _ in range(steps):
+            krylov.grow()
+        if steps < 20:
+            krylov.restart(krylov.ritz(), np.arange(kept))
+    ritz = krylov.ritz()
+    start = operator.space.random(0)
+    start = start / operator.space.norm(start)
+    along = abs(float(ritz.rotation[:, 0] @ krylov.basis[: krylov.size, -1].numpy()))
+    assert krylov.start_components(ritz, 0) * along == pytest.approx(abs(float(start[-1])), rel=1e-9)
+
+
+@pytest.mark.parametrize("steps", [10, 40])
+def test_an_asymmetric_operator_shows_in_the_residuals(steps: int) -> None:
     torch.manual_seed(0)
     matrix = torch.randn(40, 40, dtype=torch.float64)
     noisy = Dense(matrix + matrix.T + 0.5 * torch.randn(40, 40, dtype=torch.float64))
     krylov = KrylovSpace(noisy, noisy.space.random(0), 40)
-    while not krylov.exhausted:
+    for _ in range(steps):
         krylov.grow()
-    assert krylov.ritz().residuals.min() > 0.1
+    ritz = krylov.ritz()
+    vectors = ritz.rotation.T @ krylov.basis[:steps].numpy()
+    residuals = np.linalg.norm(vectors @ noisy.matrix.numpy().T - ritz.values[:, None] * vectors, axis=1)
+    np.testing.assert_allclose(ritz.residuals, residuals, rtol=1e-9)
+    assert krylov.exhausted == (steps == 40)
+    assert residuals.min() > 0.1
 
 
-def test_an_invariant_space_is_noticed_and_left_for_a_new_block() -> None:
-    operator = Diagonal(torch.tensor([3.0, 3.0, 3.0, 1.0, 1.0, 1.0], dtype=torch.float64))
+@pytest.mark.parametrize("scale", [1.0, 1e-8, 1e8])
+def test_an_invariant_space_is_noticed_and_left_for_a_new_block(scale: float) -> None:
+    operator = Diagonal(scale * torch.tensor([3.0, 3.0, 3.0, 1.0, 1.0, 1.0], dtype=torch.float64))
     krylov = KrylovSpace(operator, operator.space.random(0), 6)
     krylov.grow()
     assert not krylov.invariant
     krylov.grow()
     assert krylov.invariant
     assert krylov.block_start == 0
-    np.testing.assert_allclose(krylov.ritz().values, [3.0, 1.0])
+    np.testing.assert_allclose(krylov.ritz().values / scale, [3.0, 1.0])
     krylov.grow()
     krylov.grow()
     assert krylov.invariant
     assert krylov.block_start == 2
-    np.testing.assert_allclose(krylov.ritz().values, [3.0, 3.0, 1.0, 1.0])
-    np.testing.assert_allclose(krylov.ritz(krylov.block_start).values, [3.0, 1.0])
+    np.testing.assert_allclose(krylov.ritz().values / scale, [3.0, 3.0, 1.0, 1.0])
+    np.testing.assert_allclose(krylov.ritz(krylov.block_start).values / scale, [3.0, 1.0])
+    krylov.grow()
+    krylov.grow()
+    assert krylov.exhausted
+    np.testing.assert_allclose(krylov.ritz().values / scale, [3.0, 3.0, 3.0, 1.0, 1.0, 1.0])
+    basis = krylov.basis[:6].numpy()
+    np.testing.assert_allclose(basis @ basis.T, np.eye(6), atol=1e-13)
+
+
+def test_a_product_of_zero_starts_a_new_block() -> None:
+    operator = Diagonal(torch.zeros(5, dtype=torch.float64))
+    krylov = KrylovSpace(operator, operator.space.random(0), 3)
+    for step in range(3):
+        krylov.grow()
+        assert krylov.invariant
+        assert krylov.block_start == step
+    basis = krylov.basis[:3].numpy()
+    np.testing.assert_allclose(basis @ basis.T, np.eye(3), atol=1e-13)
+
+
+def test_a_restart_makes_one_block_of_all() -> None:
+    operator = Diagonal(torch.tensor([3.0, 3.0, 2.0, 2.0, 1.0, 1.0], dtype=torch.float64))
+    krylov = KrylovSpace(operator, operator.space.random(0), 5)
+    for _ in range(4):
+        krylov.grow()
+    assert krylov.block_start == 3
+    krylov.restart(krylov.ritz(), np.arange(2))
+    krylov.grow()
+    last = krylov.ritz(krylov.block_start)
+    assert len(last.values) == krylov.size == 3
+    assert last.values[0] == pytest.approx(3.0, rel=1e-12)
+
+
+class OfItsOwnDtype(Diagonal):
+    """Takes vectors of the space's dtype only, as autograd does."""
+
+    def hessian_vector_product(self, vector: torch.Tensor) -> torch.Tensor:
+        assert vector.dtype == self.space.dtype
+        return super().hessian_vector_product(vector)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "basis_dtype"),
+    [(torch.float32, torch.float64), (torch.float32, None), (torch.float64, torch.float32)],
+)
+def test_a_basis_of_another_dtype_is_as_orthogonal_as_that_allows(
+    dtype: torch.dtype, basis_dtype: torch.dtype | None
+) -> None:
+    # Three values, so that there is more than one block.
+    operator = OfItsOwnDtype(torch.tensor([3.0, 2.0, -1.0] * 20, dtype=dtype))
+    krylov = KrylovSpace(operator, operator.space.random(0), 6, dtype=basis_dtype)
+    for _ in range(6):
+        krylov.grow()
+    assert krylov.basis.dtype == (basis_dtype or dtype)
+    basis = krylov.basis[:6].double().numpy()
+    np.testing.assert_allclose(basis @ basis.T, np.eye(6), atol=10 * torch.finfo(krylov.basis.dtype).eps)
+    ritz = krylov.ritz()
+    np.testing.assert_allclose(ritz.values, [3.0, 3.0, 2.0, 2.0, -1.0, -1.0], rtol=1e-5)
+    combined = krylov.combine(ritz.rotation[:, 0])
+    vectors = krylov.extract(ritz.rotation[:, :2])
+    assert combined.dtype == vectors.dtype == dtype
+    torch.testing.assert_close(vectors[0], combined)
 
 
 def test_the_whole_space_is_exhausted() -> None:

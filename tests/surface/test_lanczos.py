@@ -230,8 +230,11 @@ def test_a_product_that_is_not_finite_is_shown() -> None:
     curvatures[3] = torch.nan
     pairs = extreme_eigenvalues(Diagonal(curvatures), 2, 1)
     assert pairs.converged == (False, False, False)
+    assert (pairs.largest, pairs.smallest) == (2, 1)
     for tensor in (pairs.values, pairs.residuals, pairs.errors, pairs.vectors, pairs.warm_start):
         assert torch.isnan(tensor).all()
+    for tensor in (pairs.values, pairs.residuals, pairs.errors):
+        assert tensor.dtype == torch.float64
     assert pairs.products == 1
     assert pairs.vectors.shape == (3, 30)
 

@@ -29,13 +29,30 @@ def test_weights_are_a_copy() -> None:
 def test_a_missing_gradient_becomes_zeros() -> None:
     space = space_of(torch.ones(2), torch.ones(3))
     assert space.flatten([None, torch.ones(3)]).tolist() == [0.0, 0.0, 1.0, 1.0, 1.0]
+    wide = space_of(torch.ones(2, dtype=torch.float64))
+    assert torch.equal(wide.flatten([None]), wide.zeros())
+
+
+def test_a_sparse_gradient_is_filled_in() -> None:
+    sparse = torch.tensor([[0.0, 0.0], [5.0, 6.0], [0.0, 0.0]]).to_sparse(1)
+    assert space_of(torch.ones(3, 2)).flatten([sparse]).tolist() == [0.0, 0.0, 5.0, 6.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_another_number_of_tensors_is_refused(count: int) -> None:
+    with pytest.raises(ValueError, match="zip"):
+        space_of(torch.ones(2), torch.ones(2)).flatten([torch.ones(2)] * count)
 
 
 def test_tied_parameters_count_once_and_frozen_ones_not_at_all() -> None:
-    tied, frozen = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(5), requires_grad=False)
-    space = ParameterSpace([("encoder", tied), ("decoder", tied), ("frozen", frozen)])
-    assert space.names == ("encoder",)
-    assert space.dimension == 2
+    tied, frozen, last = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(5), False), nn.Parameter(torch.ones(3))
+    space = ParameterSpace([("encoder", tied), ("decoder", tied), ("frozen", frozen), ("last", last)])
+    assert space.names == ("encoder", "last")
+    assert space.dimension == space.largest_local_dimension == 5
+
+
+def test_parameters_without_names_are_numbered() -> None:
+    assert space_of(torch.ones(2), torch.ones(3)).names == ("0", "1")
 
 
 @pytest.mark.parametrize(
@@ -53,16 +70,24 @@ def test_vectors_are_at_least_float32(dtypes: list[torch.dtype], expected: torch
     assert [piece.dtype for piece in space.split(space.zeros())] == dtypes
 
 
-def test_random_vectors_are_seeded_and_leave_the_global_stream_alone() -> None:
+@pytest.mark.parametrize("distribution", ["normal", "rademacher"])
+def test_random_vectors_are_seeded_and_leave_the_global_stream_alone(distribution: str) -> None:
     space = space_of(torch.ones(1000), torch.ones(1000))
     state = torch.get_rng_state()
-    first = space.random(5)
-    assert torch.equal(first, space.random(5))
-    assert not torch.equal(first, space.random(6))
+    first = space.random(5, distribution)
+    assert torch.equal(first, space.random(5, distribution))
+    assert not torch.equal(first, space.random(6, distribution))
     assert not torch.equal(first[:1000], first[1000:])
     assert torch.equal(torch.get_rng_state(), state)
     assert abs(float(first.mean())) < 0.1
     assert float(first.std()) == pytest.approx(1.0, abs=0.1)
+
+
+def test_random_vectors_are_normal_by_default() -> None:
+    sizes = space_of(torch.ones(4000)).random(0).abs()
+    for bound, share in ((1.0, 0.6827), (2.0, 0.9545), (3.0, 0.9973)):
+        assert float((sizes < bound).double().mean()) == pytest.approx(share, abs=0.03)
+    assert float(sizes.max()) > 3.0
 
 
 def test_rademacher_vectors_hold_signs() -> None:
@@ -92,6 +117,17 @@ def test_long_float32_sums_keep_their_digits() -> None:
     exact = float(vector.double().square().sum())
     assert float(space.dot(vector, vector)) == pytest.approx(exact, rel=3e-6)
     assert float(space.norm(vector)) == pytest.approx(exact**0.5, rel=3e-6)
+
+
+@pytest.mark.parametrize("size", [3, 131_072, 131_073, 300_000])
+def test_long_sums_hold_every_entry_once(size: int) -> None:
+    vector = torch.arange(size, dtype=torch.float64)
+    space = space_of(torch.empty(size, dtype=torch.float64))
+    ones = torch.ones_like(vector)
+    assert space.coefficients(torch.stack([ones, 2 * ones]), vector + 1).tolist() == [
+        size * (size + 1) / 2,
+        size * (size + 1),
+    ]
 
 
 def test_a_wrong_length_is_refused() -> None:
