@@ -137,3 +137,26 @@ def test_orthogonalized() -> None:
     scale = float(space.norm(third))
     assert abs(float(space.dot(third, first))) < 1e-5 * scale * float(space.norm(first))
     assert abs(float(space.dot(third, second))) < 1e-5 * scale * float(space.norm(second))
+
+
+def test_layer_normalization_keeps_the_direction_within_a_parameter() -> None:
+    space = ParameterSpace([nn.Parameter(torch.ones(2, 2))])
+    direction = layer_normalized(space, torch.tensor([3.0, 4.0, 0.0, 12.0]), torch.tensor([0.0, 0.0, 0.0, 26.0]))
+    assert direction.tolist() == pytest.approx([6.0, 8.0, 0.0, 24.0])
+
+
+def test_a_filter_without_a_direction_stays_and_small_weights_are_enough() -> None:
+    space = ParameterSpace([nn.Parameter(torch.tensor([[3e-6, 4e-6], [1e-6, 0.0]]))])
+    direction = filter_normalized(space, torch.tensor([0.0, 0.0, 0.0, 2.0]))
+    assert direction.tolist() == pytest.approx([0.0, 0.0, 0.0, 1e-6])
+
+
+def test_a_vector_of_weights_takes_the_dtype_of_the_space() -> None:
+    space = ParameterSpace([nn.Parameter(torch.ones(3))])
+    assert weights_vector(space, torch.ones(3, dtype=torch.float64)).dtype == torch.float32
+
+
+def test_orthogonalized_to_vectors_of_any_length() -> None:
+    space = ParameterSpace([nn.Parameter(torch.zeros(3))])
+    others = [torch.tensor([0.01, 0.0, 0.0]), torch.zeros(3), torch.tensor([0.0, 100.0, 0.0])]
+    assert orthogonalized(space, torch.ones(3), others).tolist() == pytest.approx([0.0, 0.0, 1.0], abs=1e-6)

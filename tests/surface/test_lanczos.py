@@ -409,3 +409,27 @@ def test_half_precision_parameters() -> None:
     reference = np.linalg.eigvalsh(model.hessian())
     assert float(pairs.values[0]) == pytest.approx(reference[-1], rel=0.05)
     assert pairs.vectors.dtype == torch.float32
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("scale", [1.0, 1e-6])
+def test_copies_at_one_end_alone_are_counted(sign: int, scale: float) -> None:
+    curvatures = sign * scale * torch.tensor([3.0, 3.0, 3.0] + [1.0, -2.0] * 20, dtype=torch.float64)
+    pairs = extreme_eigenvalues(Diagonal(curvatures), *(3, 0)[::sign])
+    np.testing.assert_allclose(pairs.values, sign * scale * 3.0)
+    assert all(pairs.converged)
+
+
+def test_copies_are_complete_when_the_last_block_has_none() -> None:
+    curvatures = torch.tensor([3.0, 3.0] + [1.0] * 48, dtype=torch.float64)
+    pairs = extreme_eigenvalues(Diagonal(curvatures), largest=3)
+    np.testing.assert_allclose(pairs.values, [3.0, 3.0, 1.0])
+    assert pairs.products <= 6
+
+
+def test_errors_are_the_squared_residual_over_the_gap() -> None:
+    curvatures = spectrum([10.0, 9.0, 5.0, 4.5, 3.0, 2.0, 1.5], dtype=torch.float64)
+    pairs = extreme_eigenvalues(Diagonal(curvatures), 4, 0)
+    assert all(pairs.converged)
+    gaps = np.array([1.0, 1.0, 0.5, 0.5])
+    np.testing.assert_allclose(pairs.errors, np.maximum(pairs.residuals.numpy() ** 2 / gaps, 2.3e-15), rtol=0.05)

@@ -372,3 +372,57 @@ def test_the_average_over_processes_is_applied_to_everything() -> None:
     torch.testing.assert_close(surface.gradient(), 2 * plain.gradient())
     torch.testing.assert_close(surface.hessian_vector_product(vector), 2 * plain.hessian_vector_product(vector))
     torch.testing.assert_close(surface.losses_along(vector, [0.5]), 2 * plain.losses_along(vector, [0.5]))
+
+
+def test_a_gradient_that_retains_nothing_builds_no_graph_and_uses_one_that_is_there() -> None:
+    model = build(MODELS[0])
+    closure = Counted(model.loss)
+    surface = LossSurface(closure, model.module.parameters())
+    surface.gradient(retain=False)
+    surface.loss()
+    assert closure.calls == 2
+    surface.hessian_vector_product(surface.space.random(0))
+    assert closure.calls == 3
+    surface.gradient(retain=False)
+    surface.gradient()
+    assert closure.calls == 3
+
+
+def test_an_unused_parameter_has_a_zero_gradient_without_a_graph_too() -> None:
+    used, unused = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(3))
+    surface = LossSurface(lambda: (used**4).sum(), [used, unused])
+    assert surface.gradient(retain=False).tolist() == [4.0, 4.0, 0.0, 0.0, 0.0]
+
+
+def test_no_distances_give_no_losses() -> None:
+    surface = build(MODELS[0]).surface()
+    losses = surface.losses_along(surface.space.random(0), [])
+    assert losses.shape == (0,)
+    assert losses.dtype == torch.float64
+
+
+def test_a_live_graph_is_averaged_over_processes() -> None:
+    weight = nn.Parameter(torch.tensor([3.0]))
+    surface = LossSurface.from_graph((weight**2).sum(), [weight], average=Doubling())
+    assert surface.loss() == 18.0
+    assert surface.gradient().tolist() == [12.0]
+    assert surface.hessian_vector_product(torch.ones(1)).tolist() == [4.0]
+
+
+def test_a_space_is_taken_as_it_is() -> None:
+    space = build(MODELS[0]).surface().space
+    assert LossSurface(lambda: torch.zeros(()), space).space is space
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "given", "expected"),
+    [
+        ([torch.float32], 0.0, 2.0**-23),
+        ([torch.float64, torch.bfloat16], 0.0, 2.0**-7),
+        ([torch.float32], 0.1, 0.1),
+    ],
+)
+def test_rounding_is_that_of_the_coarsest_format(dtypes: list[torch.dtype], given: float, expected: float) -> None:
+    parameters = [nn.Parameter(torch.ones(1, dtype=dtype)) for dtype in dtypes]
+    arguments = {"rounding": given} if given else {}
+    assert LossSurface(lambda: torch.zeros(()), parameters, **arguments).rounding == expected

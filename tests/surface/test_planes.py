@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from landscape_callbacks.surface import AverageSurface, LossSurface, loss_plane
+from landscape_callbacks.surface import AverageSurface, LossSurface, ParameterSpace, loss_plane
+from landscape_callbacks.surface.directions import filter_normalized, layer_normalized
 from landscape_callbacks.surface.planes import random_plane_directions
 
 
@@ -86,3 +87,31 @@ def test_random_planes(normalization: str) -> None:
     assert abs(cosine) < (1e-6 if normalization == "none" else 0.1)
     if normalization == "none":
         assert [float(first.norm()), float(second.norm())] == pytest.approx([1.0, 1.0])
+
+
+def test_cosine_and_norms_of_directions_of_any_length() -> None:
+    result = loss_plane(rosenbrock(), 0.01 * AXES[0], 50.0 * (0.6 * AXES[0] + 0.8 * AXES[1]), points=3, extent=0.25)
+    assert result.cosine == pytest.approx(0.6)
+    assert result.norms == pytest.approx((0.01, 50.0))
+    assert result.x.tolist() == result.y.tolist() == [-0.25, 0.0, 0.25]
+
+
+def test_distances_are_kept_in_double_precision() -> None:
+    result = loss_plane(rosenbrock(), AXES[0], AXES[1], x=[0.0, 0.1], y=[0.0, 0.3])
+    assert result.x.tolist() == [0.0, 0.1]
+    assert result.y.tolist() == [0.0, 0.3]
+
+
+@pytest.mark.parametrize("distances", [[0.0], [0.0, 0.0], [0.0, float("inf")]])
+def test_distances_that_make_no_grid_are_refused(distances: list[float]) -> None:
+    with pytest.raises(ValueError, match="increasing, finite"):
+        loss_plane(rosenbrock(), AXES[0], AXES[1], x=distances)
+    with pytest.raises(ValueError, match="increasing, finite"):
+        loss_plane(rosenbrock(), AXES[0], AXES[1], y=distances)
+
+
+def test_both_directions_of_a_random_plane_are_normalised_alike() -> None:
+    space = ParameterSpace(nn.Linear(40, 30).named_parameters())
+    for direction in random_plane_directions(space, seed=4, normalization="layer"):
+        torch.testing.assert_close(layer_normalized(space, direction), direction)
+        assert not torch.allclose(filter_normalized(space, direction), direction, rtol=0.01)

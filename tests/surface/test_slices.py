@@ -280,3 +280,89 @@ def test_weights_come_back_after_an_exception() -> None:
     with pytest.raises(RuntimeError, match="out of memory"):
         loss_slice(LossSurface(closure, [weight]), torch.ones(2))
     assert torch.equal(weight.view(torch.int32), before.view(torch.int32))
+
+
+@pytest.mark.parametrize("curvature", ["product", "difference"])
+def test_two_batches_give_errors_of_the_mean(curvature: str) -> None:
+    """The batches curve by 1 and 3: 2 ± 1. Their losses differ by α² at each point, so the error is half of that."""
+    weight = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    surfaces = [LossSurface(lambda c=c: (c * weight**2 / 2).sum(), [weight]) for c in (1.0, 3.0)]
+    result = loss_slice(AverageSurface(surfaces), torch.ones(1, dtype=torch.float64), curvature=curvature)
+    assert result.curvature == pytest.approx(2.0, rel=1e-6)
+    assert result.curvature_error == pytest.approx(1.0, rel=1e-6)
+    assert result.loss_error is not None
+    torch.testing.assert_close(result.loss_error, result.alphas**2 / 2)
+
+
+@pytest.mark.parametrize("length", [1e-2, 1.0, 1e3])
+def test_a_product_is_known_to_rounding(length: float) -> None:
+    surface, matrix = quadratic()
+    direction = length * torch.linalg.eigh(matrix).eigenvectors[:, -1]
+    result = loss_slice(surface, direction, curvature="product")
+    assert result.direction_norm == pytest.approx(length)
+    assert result.curvature_error == pytest.approx(2.0**-52 * result.curvature, rel=1e-9)
+    assert result.loss_error is None
+
+
+def test_the_barrier_lies_between_the_two_distances_that_are_given() -> None:
+    weight = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    surface = LossSurface(lambda: ((weight**2 - 1) ** 2).sum(), [weight])
+    direction = torch.ones(1, dtype=torch.float64)
+    result = loss_slice(surface, direction, extent=2.0, max_points=25, barrier_between=(-0.97, 0.97))
+    assert {-0.97, 0.97} <= set(result.alphas.tolist())
+    assert result.barrier == pytest.approx(1 - (1 - 0.97**2) ** 2, abs=5e-3)
+
+
+def test_adaptive_points_follow_the_tolerance_up_to_their_bound() -> None:
+    weight = nn.Parameter(torch.tensor([0.3], dtype=torch.float64))
+    surface = LossSurface(lambda: torch.sin(6 * weight).sum(), [weight])
+    direction = torch.ones(1, dtype=torch.float64)
+    points = {
+        (tolerance, bound): len(loss_slice(surface, direction, tolerance=tolerance, max_points=bound).alphas)
+        for tolerance in (1e-12, 0.1)
+        for bound in (9, 40)
+    }
+    assert points[1e-12, 9] == 9
+    assert points[1e-12, 40] == 40
+    assert points[0.1, 40] < 40
+
+
+def test_without_a_graph_the_curvature_is_a_difference() -> None:
+    surface, _ = quadratic()
+    direction = surface.space.random(0)
+    result, expected = loss_slice(surface, direction), loss_slice(surface, direction, curvature="difference")
+    assert torch.equal(result.alphas, expected.alphas)
+    assert (result.curvature, result.curvature_error) == (expected.curvature, expected.curvature_error)
+
+
+def test_a_direction_of_another_dtype() -> None:
+    surface, _ = quadratic(dtype=torch.float32)
+    direction = surface.space.random(0)
+    assert torch.equal(loss_slice(surface, direction.double()).losses, loss_slice(surface, direction).losses)
+
+
+def test_rounding_is_not_taken_for_a_violation_of_convexity() -> None:
+    surface, _ = quadratic(dtype=torch.float32)
+    assert loss_slice(surface, surface.space.random(1), points=51, extent=1e-2).convexity_violation == 0.0
+
+
+@pytest.mark.parametrize("extent", [(-1.0, 0.0), (0.0, 1.0)])
+def test_a_slice_may_end_at_the_weights(extent: tuple[float, float]) -> None:
+    surface, _ = quadratic()
+    alphas = loss_slice(surface, surface.space.random(1), extent=extent).alphas.tolist()
+    assert (alphas[0], alphas[-1]) == extent
+
+
+def test_an_extent_of_zero_is_refused_and_two_points_are_enough() -> None:
+    surface, _ = quadratic()
+    direction = surface.space.random(1)
+    with pytest.raises(ValueError, match="got extent"):
+        loss_slice(surface, direction, extent=(0.0, 0.0))
+    assert loss_slice(surface, direction, points=[0.0, 1.0]).alphas.tolist() == [0.0, 1.0]
+
+
+def test_a_slice_without_a_finite_loss() -> None:
+    weight = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    result = loss_slice(LossSurface(lambda: (weight * torch.nan).sum(), [weight]), torch.ones(1), points=5)
+    assert result.nonfinite == 5
+    assert np.isnan([result.best_step, result.best_loss, result.curvature, result.error]).all()

@@ -142,3 +142,38 @@ def test_global_random_stream_is_left_alone() -> None:
 def test_wrong_arguments_are_refused(arguments: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="Need runs"):
         spectral_density(Diagonal(torch.ones(3)), **arguments)
+
+
+@pytest.mark.parametrize("runs", [2, 3])
+def test_the_error_of_a_density_is_known_at_every_point(runs: int) -> None:
+    density = spectral_density(Diagonal(torch.linspace(-1, 2, 300, dtype=torch.float64)), runs=runs)
+    assert density.error.shape == density.density.shape
+    assert torch.isfinite(density.error).all()
+    assert float(density.error.std()) > 0.0
+
+
+def test_the_grid_reaches_five_widths_beyond_the_nodes() -> None:
+    density = spectral_density(Diagonal(torch.linspace(-1, 2, 300, dtype=torch.float64)), relative_width=0.02)
+    low, high = float(density.nodes.min()), float(density.nodes.max())
+    assert density.width == pytest.approx(0.02 * (high - low))
+    assert float(density.grid[0]) == pytest.approx(low - 5 * density.width)
+    assert float(density.grid[-1]) == pytest.approx(high + 5 * density.width)
+    assert density.grid.dtype == torch.float64
+
+
+def test_the_fewest_that_are_allowed() -> None:
+    operator = Diagonal(torch.linspace(-1, 2, 300, dtype=torch.float64))
+    assert np.isfinite(trace(operator, products=6).error)
+    density = spectral_density(operator, runs=1, steps=2, points=16)
+    assert len(density.nodes) == density.products == 2
+    assert len(density.grid) == 16
+
+
+@pytest.mark.parametrize("factor", [1e-9, 1e9])
+def test_scaling_the_loss_scales_the_trace(factor: float) -> None:
+    curvatures = torch.linspace(-1, 2, 300, dtype=torch.float64)
+    operator = Diagonal(factor * curvatures)
+    plain, scaled = trace(Diagonal(curvatures)), trace(operator)
+    assert scaled.value == pytest.approx(factor * plain.value, rel=1e-6)
+    assert scaled.error == pytest.approx(factor * plain.error, rel=1e-6)
+    assert scaled.products == plain.products == operator.products
