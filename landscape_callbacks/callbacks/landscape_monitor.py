@@ -24,14 +24,15 @@ from landscape_callbacks.training.reporting import current_step
 
 Part = bool | dict[str, Any]
 
-# Shares of the budget; a tenth is kept for what hooks cost at every step. What parts did not spend, the last plane may.
+# Shares of the budget. A fifth is kept for what hooks cost at every step and for what no account sees. What parts did
+# not spend, the last plane may.
 # Eigenvalues and slices measure together, on one share.
 _SHARES = {
     "gradient_norms": 0.1,
-    "eigenvalues": 0.4,
-    "slices": 0.4,
+    "eigenvalues": 0.35,
+    "slices": 0.35,
     "critical_learning_rate": 0.05,
-    "diagnosis": 0.3,
+    "diagnosis": 0.25,
     "plane": 0.05,
 }
 _LightningCallback = Callback.__mro__[1]

@@ -135,7 +135,8 @@ class _Share:
 
 def _plain(number: float, digits: int = 2) -> str:
     """A number to so many digits, without an exponent where it has more of them before the point."""
-    return f"{number:.0f}" if 10.0**digits <= abs(number) < 1e6 else f"{number:.{digits}g}"
+    text = f"{number:.{digits}g}"
+    return f"{number:.0f}" if "e+" in text and abs(number) < 1e6 else text
 
 
 def _evidence(m: Measurement, s: Situation, won: Gains) -> tuple[Evidence, ...]:

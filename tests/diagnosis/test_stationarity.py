@@ -454,3 +454,11 @@ def test_the_whole_markdown_of_a_verdict():
 def test_a_gain_is_told_as_a_share_of_the_loss_while_it_is_one(escape, error, said):
     saddle = measured(**{**SADDLE, "escape_decrease": escape, "escape_decrease_error": error})
     assert f"lowers the loss by {said};" in diagnose(saddle, situation()).sentence
+
+
+@pytest.mark.parametrize(("gain", "shown"), [(0.97, "97"), (0.9949, "99"), (0.996, "100")])
+def test_percents_are_plain_numbers_also_just_below_a_power_of_ten(gain, shown):
+    # A step wins 0.01 times the squared gradient, of a loss of 2.
+    place = measured(loss=2.0, squared_gradient=200.0 * gain, squared_gradient_error=19.4)
+    sentence = diagnose(place, situation(trend=trend("undetermined", 0.0, 10.0))).sentence
+    assert f"a step wins {shown} ± 10 %" in sentence
