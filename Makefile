@@ -41,9 +41,15 @@ $(VENV)-integrations/.installed: requirements-integrations.lock pyproject.toml
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
 	touch $@
 
-benchmark: $(STAMP)  ## time and error beside the other libraries, ratios in one run (long)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-benchmark.lock
-	$(BIN)/python -m benchmarks
+benchmark: $(VENV)-benchmark/.installed  ## time and error beside the other libraries, ratios in one run (long)
+	$(VENV)-benchmark/bin/python -m benchmarks
+
+$(VENV)-benchmark/.installed: requirements-benchmark.lock requirements-dev.lock pyproject.toml
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.lock
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-benchmark.lock
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	touch $@
 
 study: $(STAMP)  ## how often the diagnosis is right, on problems with known truth (long)
 	$(BIN)/python -m benchmarks.diagnosis_study
