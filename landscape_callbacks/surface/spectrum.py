@@ -130,11 +130,17 @@ def spectral_density(
             "Need runs >= 1, steps >= 2, points >= 16 and a positive width, "
             f"got {runs}, {steps}, {points}, {relative_width}."
         )
-    try:
-        per_run = [_gauss_rule(surface, steps, seed + run) for run in range(runs)]
-    except NotFiniteError:
-        nan = torch.full((points,), math.nan, dtype=torch.float64)
-        return SpectralDensity(nan, nan.clone(), nan.clone(), nan[:1].clone(), nan[:1].clone(), math.nan, 1)
+    per_run: list[tuple[Tensor, Tensor]] = []
+    products = 0
+    for run in range(runs):
+        krylov = KrylovSpace(surface, surface.space.random(seed + run), steps)
+        try:
+            per_run.append(_gauss_rule(krylov))
+        except NotFiniteError:
+            nan = torch.full((points,), math.nan, dtype=torch.float64)
+            spent = products + krylov.products
+            return SpectralDensity(nan, nan.clone(), nan.clone(), nan[:1].clone(), nan[:1].clone(), math.nan, spent)
+        products += krylov.products
     nodes = torch.cat([own for own, _ in per_run])
     spread = float(nodes.max() - nodes.min())
     scale = max(spread, 1e-2 * float(nodes.abs().max())) or 1.0
@@ -148,12 +154,11 @@ def spectral_density(
     )
     error = densities.std(0) / math.sqrt(runs) if runs > 1 else torch.full_like(grid, math.nan)
     weights = torch.cat([own for _, own in per_run]) / runs
-    return SpectralDensity(grid, densities.mean(0), error, nodes, weights, width, sum(len(own) for own, _ in per_run))
+    return SpectralDensity(grid, densities.mean(0), error, nodes, weights, width, products)
 
 
-def _gauss_rule(surface: SymmetricOperator, steps: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Nodes and weights of the Gauss rule that one random vector sees: float64, CPU, descending nodes."""
-    krylov = KrylovSpace(surface, surface.space.random(seed), steps)
+def _gauss_rule(krylov: KrylovSpace) -> tuple[Tensor, Tensor]:
+    """Nodes and weights of the Gauss rule that the start of a space sees: float64, CPU, descending nodes."""
     while krylov.size < krylov.capacity and not krylov.invariant:
         krylov.grow()
     ritz = krylov.ritz()

@@ -28,6 +28,19 @@ def test_the_trace_of_a_low_rank_matrix_is_exact() -> None:
     assert estimate.error < 1e-9
 
 
+def test_the_trace_of_a_dense_matrix_of_low_rank_is_exact() -> None:
+    """Of a diagonal one random signs alone would be exact."""
+    generator = torch.Generator().manual_seed(3)
+    vectors = torch.linalg.qr(torch.randn(200, 3, generator=generator, dtype=torch.float64)).Q
+    operator = Diagonal(torch.ones(200, dtype=torch.float64))
+    operator.hessian_vector_product = lambda vector: (  # type: ignore[method-assign]
+        vectors @ (torch.tensor([5.0, 3.0, -2.0], dtype=torch.float64) * (vectors.T @ vector))
+    )
+    estimate = trace(operator, products=30)
+    assert estimate.value == pytest.approx(6.0, rel=1e-9)
+    assert estimate.error < 1e-9
+
+
 def test_the_standard_error_of_the_trace_is_right() -> None:
     torch.manual_seed(1234)
     matrix = torch.randn(150, 150, dtype=torch.float64)
@@ -128,6 +141,22 @@ def test_a_density_shows_what_is_not_finite() -> None:
     density = spectral_density(Diagonal(torch.full((100,), torch.inf)))
     assert torch.isnan(density.density).all()
     assert density.density.shape == density.grid.shape == (512,)
+    assert density.products == 1
+
+
+def test_a_density_that_fails_late_says_what_it_has_spent() -> None:
+    operator = Diagonal(torch.linspace(1.0, 2.0, 100))
+    exact = operator.hessian_vector_product
+
+    def fails(vector: torch.Tensor) -> torch.Tensor:
+        product = exact(vector)
+        return product * torch.nan if operator.products == 17 else product
+
+    operator.hessian_vector_product = fails  # type: ignore[method-assign]
+    density = spectral_density(operator, runs=3, steps=10)
+    assert torch.isnan(density.error).all()
+    assert torch.isnan(density.nodes).all()
+    assert density.products == operator.products == 17
 
 
 def test_global_random_stream_is_left_alone() -> None:
