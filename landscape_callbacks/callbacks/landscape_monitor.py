@@ -154,6 +154,7 @@ class LandscapeMonitor(Callback):
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Leaves out the parts that need other weights where those cannot be evaluated, and sets the others up."""
+        self._hooks = {}
         if stage == "fit" and not pl_module.automatic_optimization:
             self._leave_out(
                 [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 FIRST_STEP = 1
@@ -45,6 +45,13 @@ class Cadence:
     def __post_init__(self) -> None:
         if self.max_overhead is None:
             self.next_step = 0
+
+    def start_over(self) -> None:
+        """Forgets a run, as before a fit by another trainer."""
+        for entry in fields(self):
+            if entry.name in self.state_dict():
+                setattr(self, entry.name, entry.default)
+        self.__post_init__()
 
     @property
     def earliest(self) -> int:

@@ -141,7 +141,13 @@ class Monitor(Callback):
             )
         elif self.reads_gradients:
             compatibility.require_supported_strategy(type(self).__name__, trainer)
-        self._coordinator = Coordinator.of(trainer)
+        coordinator = Coordinator.of(trainer)
+        if self._coordinator not in (None, coordinator):
+            # Another trainer counts its steps from the start again; a checkpoint brings its own state after this.
+            for cadence in self.cadences:
+                cadence.start_over()
+            self.carried_seconds, self.carried_failures, self.carried_warm_starts = 0.0, 0, {}
+        self._coordinator = coordinator
         self._coordinator.register(self)
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:

@@ -215,3 +215,26 @@ def test_what_hooks_cost_at_every_step_is_booked_and_paid_for(
     assert measurements["eigenvalues"] == measurements["gradient_norms"] == 1
     (said,) = [record.message for record in caplog.records if "following the run takes" in record.message]
     assert "Raise max_overhead" in said
+
+
+def test_one_monitor_serves_an_automatic_and_then_a_manual_fit(tmp_path: Path) -> None:
+    class Manual(Plain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.automatic_optimization = False
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            optimizer = self.optimizers()
+            optimizer.zero_grad()
+            self.manual_backward(super().training_step(batch, batch_idx))
+            optimizer.step()
+
+    monitor = LandscapeMonitor(max_overhead=None, every_n_steps=1, summary=False, figures=False)
+    data = torch.utils.data.TensorDataset(torch.randn(40, 5), torch.zeros(40))
+    for module in (Plain(), Manual()):
+        trainer = pl.Trainer(
+            max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False, callbacks=[monitor], default_root_dir=tmp_path,
+        )  # fmt: skip
+        trainer.fit(module, torch.utils.data.DataLoader(data, batch_size=10))
+        assert monitor.parts["eigenvalues"].cadence.measurements == 4

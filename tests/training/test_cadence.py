@@ -3,6 +3,8 @@ from __future__ import annotations
 import pytest
 
 from landscape_callbacks.training.cadence import Cadence, Clock
+from landscape_callbacks.training.gated_cadence import GatedCadence
+from landscape_callbacks.training.requested_cadence import RequestedCadence
 
 
 def simulate(cadence: Cadence, steps: int, step_seconds: float, cost: float) -> tuple[list[int], float]:
@@ -68,3 +70,21 @@ def test_the_clock_takes_measuring_out() -> None:
     clock.steps = 4
     assert clock.training_seconds(105.0) == 10.0
     assert clock.seconds_per_step(105.0) == 2.5
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Cadence(7, 0.05),
+        lambda: Cadence(7, None),
+        lambda: GatedCadence(7, 0.05, estimate=12.0, first_is_free=False),
+        lambda: RequestedCadence(1, 0.05),
+    ],
+)
+def test_started_over_it_is_as_new_with_its_settings(make):
+    cadence = make()
+    cadence.measured(35, 0.25)
+    cadence.plan(35, 10.0, 0.1)
+    assert cadence != make()
+    cadence.start_over()
+    assert cadence == make()
