@@ -19,7 +19,15 @@ _CHUNK = 1 << 16
 
 
 class NotFiniteError(ArithmeticError):
-    """A product of the operator with a finite vector was not finite."""
+    """A product of the operator with a finite vector was not finite.
+
+    Attributes:
+        products: Products spent, this one included.
+    """
+
+    def __init__(self, products: int) -> None:
+        super().__init__(f"Product {products} is not finite.")
+        self.products = products
 
 
 @dataclass(frozen=True)
@@ -114,7 +122,7 @@ class KrylovSpace:
         # The one transfer from the device in each product.
         numbers = torch.cat([coefficients, norm.reshape(1)]).to(device="cpu", dtype=torch.float64).numpy()
         if not np.isfinite(numbers).all():
-            raise NotFiniteError
+            raise NotFiniteError(self.products)
         self._matrix[: m + 1, m] = numbers[:-1]
         self._matrix[m + 1, m] = numbers[-1]
         self.size = m + 1

@@ -133,14 +133,14 @@ def spectral_density(
     per_run: list[tuple[Tensor, Tensor]] = []
     products = 0
     for run in range(runs):
-        krylov = KrylovSpace(surface, surface.space.random(seed + run), steps)
         try:
-            per_run.append(_gauss_rule(krylov))
-        except NotFiniteError:
+            nodes, weights, spent = _gauss_rule(surface, steps, seed + run)
+        except NotFiniteError as failure:
             nan = torch.full((points,), math.nan, dtype=torch.float64)
-            spent = products + krylov.products
-            return SpectralDensity(nan, nan.clone(), nan.clone(), nan[:1].clone(), nan[:1].clone(), math.nan, spent)
-        products += krylov.products
+            products += failure.products
+            return SpectralDensity(nan, nan.clone(), nan.clone(), nan[:1].clone(), nan[:1].clone(), math.nan, products)
+        per_run.append((nodes, weights))
+        products += spent
     nodes = torch.cat([own for own, _ in per_run])
     spread = float(nodes.max() - nodes.min())
     scale = max(spread, 1e-2 * float(nodes.abs().max())) or 1.0
@@ -157,9 +157,11 @@ def spectral_density(
     return SpectralDensity(grid, densities.mean(0), error, nodes, weights, width, products)
 
 
-def _gauss_rule(krylov: KrylovSpace) -> tuple[Tensor, Tensor]:
-    """Nodes and weights of the Gauss rule that the start of a space sees: float64, CPU, descending nodes."""
+def _gauss_rule(surface: SymmetricOperator, steps: int, seed: int) -> tuple[Tensor, Tensor, int]:
+    """Nodes and weights of the Gauss rule that one random vector sees, float64, CPU, descending nodes; the products."""
+    # The space goes with this call: the next one's basis takes its memory.
+    krylov = KrylovSpace(surface, surface.space.random(seed), steps)
     while krylov.size < krylov.capacity and not krylov.invariant:
         krylov.grow()
     ritz = krylov.ritz()
-    return torch.from_numpy(ritz.values.copy()), torch.from_numpy(ritz.rotation[0] ** 2)
+    return torch.from_numpy(ritz.values.copy()), torch.from_numpy(ritz.rotation[0] ** 2), krylov.products
