@@ -29,10 +29,10 @@ Part = bool | dict[str, Any]
 # Eigenvalues and slices measure together, on one share.
 _SHARES = {
     "gradient_norms": 0.1,
-    "eigenvalues": 0.35,
-    "slices": 0.35,
+    "eigenvalues": 0.3,
+    "slices": 0.3,
     "critical_learning_rate": 0.05,
-    "diagnosis": 0.25,
+    "diagnosis": 0.3,
     "plane": 0.05,
 }
 _LightningCallback = Callback.__mro__[1]
