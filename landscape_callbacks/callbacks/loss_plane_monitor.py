@@ -192,7 +192,7 @@ class LossPlaneMonitor(Monitor):
             self.cadence.asked = False
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Looks at the planes at the end, whatever it costs."""
+        """Looks at the planes at the end, whatever it costs unless ``last_within_budget``."""
         self._follow(trainer)
         if self.last_within_budget:
             # Clocks differ between ranks; the grid must not.

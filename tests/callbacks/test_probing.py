@@ -202,17 +202,22 @@ class _Stream(IterableDataset):
         return iter(TensorDataset(torch.zeros(32, 4, dtype=torch.float64)))
 
 
+def _fit_with(callbacks, root, steps):
+    """One epoch of batches of 8 on a quadratic."""
+    trainer = Trainer(
+        max_steps=steps, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False, callbacks=callbacks, default_root_dir=root,
+    )  # fmt: skip
+    data = torch.randn(8 * steps, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    trainer.fit(_Quadratic(lambda p: torch.optim.SGD(p, lr=0.01)), DataLoader(TensorDataset(data), batch_size=8))
+
+
 def test_two_monitors_on_one_surface_share_a_probe(tmp_path, monkeypatch):
     probes = []
     monkeypatch.setattr(probing, "probe_surface", lambda *a, **k: (probes.append(k["seed"]), probe_surface(*a, **k))[1])
     saddle = SaddlePointMonitor(every_n_steps=40, max_overhead=None, batches=4)
     adjuster = PlateauLearningRateAdjuster(every_n_steps=15, max_overhead=None, batches=4)
-    trainer = Trainer(
-        max_steps=100, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
-        enable_checkpointing=False, callbacks=[saddle, adjuster], default_root_dir=tmp_path,
-    )  # fmt: skip
-    data = torch.randn(800, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    trainer.fit(_Quadratic(lambda p: torch.optim.SGD(p, lr=0.01)), DataLoader(TensorDataset(data), batch_size=8))
+    _fit_with([saddle, adjuster], tmp_path, steps=100)
     assert len(probes) == len(set(probes)) >= 1
     assert saddle.cadence.measurements == adjuster.cadence.measurements == len(probes)
     assert saddle.cost == adjuster.probe_cost > 0
@@ -221,12 +226,7 @@ def test_two_monitors_on_one_surface_share_a_probe(tmp_path, monkeypatch):
 def test_a_monitor_that_takes_no_snapshots_does_not_join_a_probe(tmp_path):
     saddle = SaddlePointMonitor(every_n_steps=20, max_overhead=None, batches=4)
     adjuster = PlateauLearningRateAdjuster(policy="trend", batches=4)
-    trainer = Trainer(
-        max_steps=60, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
-        enable_checkpointing=False, callbacks=[saddle, adjuster], default_root_dir=tmp_path,
-    )  # fmt: skip
-    data = torch.randn(480, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    trainer.fit(_Quadratic(lambda p: torch.optim.SGD(p, lr=0.01)), DataLoader(TensorDataset(data), batch_size=8))
+    _fit_with([saddle, adjuster], tmp_path, steps=60)
     assert saddle.settings == adjuster.settings
     assert saddle.cadence.measurements > 0
     assert adjuster.cadence.measurements == 0
