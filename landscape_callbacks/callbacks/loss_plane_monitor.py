@@ -165,6 +165,7 @@ class LossPlaneMonitor(Monitor):
         if stage == "fit":
             self._trajectory = self._resumed = None
             self._measured_at = -1
+            self._points_now, self._draws_now = self.points, self.figures
             self.cadence = RequestedCadence(1, self.max_overhead)
         super().setup(trainer, pl_module, stage)
 
