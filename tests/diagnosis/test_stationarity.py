@@ -7,9 +7,11 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from landscape_callbacks.diagnosis.gains import gains
 from landscape_callbacks.diagnosis.measurement import Measurement, Situation
+from landscape_callbacks.diagnosis.slope import FREQUENCIES
 from landscape_callbacks.diagnosis.stationarity import diagnose
 from landscape_callbacks.diagnosis.trend import Trend
 from landscape_callbacks.diagnosis.verdict import LABELS, Evidence, Verdict
@@ -462,3 +464,75 @@ def test_percents_are_plain_numbers_also_just_below_a_power_of_ten(gain, shown):
     place = measured(loss=2.0, squared_gradient=200.0 * gain, squared_gradient_error=19.4)
     sentence = diagnose(place, situation(trend=trend("undetermined", 0.0, 10.0))).sentence
     assert f"a step wins {shown} ± 10 %" in sentence
+
+
+def test_every_gain_by_hand_in_units_of_the_spread():
+    # A spread of 2; upper bounds of the squared gradient of 0.8 + 3·0.1 and 0.8 + 1.645·0.1; the larger curvature is 6.
+    place = measured(
+        loss_spread=2.0,
+        squared_gradient=0.8,
+        squared_gradient_error=0.1,
+        **{**SADDLE, "lowest_curvature": -6.0, "lowest_curvature_error": 2.0},
+    )
+    won = gains(place, situation(trend=trend("progressing", 0.3, 0.04)))  # over 1000 steps; the window has 1920
+    trend_bound = 0.3 + 0.04 * stats.t.isf(0.05, FREQUENCIES)
+    assert dataclasses.asdict(won) == pytest.approx(
+        {
+            "escape": 0.2 / 2,
+            "escape_error": 0.02 / 2,
+            "gradient_step": 1.1 / (2 * 6) / 2,
+            "gradient_step_95": 0.9645 / (2 * 6) / 2,
+            "steps": 0.01 * 0.8 * 1000 / 2,
+            "steps_bound": 0.01 * 1.1 * 1000 / 2,
+            "heat": 0.5 * 0.01**2 * 0.1 / 16 / 2,
+            "gain": 0.01 * 0.8 / 2,
+            "gain_error": 0.01 * 0.1 / 2,
+            "cut": 0.25 * 0.01 * 0.1 / 16 / 2,
+            "trend": 0.3 * 1.92 / 2,
+            "trend_bound": trend_bound / 2,
+            "trend_error": 0.04 * 1.92 / 2,
+            "soon": 100 * trend_bound / 1000 / 2,
+            "curvature_share": 4 / 200,
+            "negative": stats.t.sf(3.0, 7),
+        }
+    )
+
+
+def test_a_loss_that_rises_promises_nothing_soon_and_one_without_a_trend_what_the_gradient_does():
+    steep = measured(squared_gradient=0.8, squared_gradient_error=0.1)
+    assert gains(steep, situation(trend=trend("rising", -0.3, 0.04))).soon == 0
+    unseen = gains(steep, situation(trend=dataclasses.replace(trend("undetermined", 0.0, 0.0), window=0)))
+    assert unseen.trend_bound == math.inf
+    assert unseen.soon == pytest.approx(100 * 0.01 * 1.1)
+
+
+@pytest.mark.parametrize(
+    ("lowest", "largest", "chance"),
+    [(-5e-6, 4.0, 0.0), (-3e-6, 4.0, 1.0), (1e-6, 4.0, 1.0), (-1e-20, 0.0, 0.0), (0.0, 0.0, 1.0)],
+)
+def test_without_an_error_a_curvature_below_zero_by_more_than_rounding_is_negative_for_sure(lowest, largest, chance):
+    exact = measured(lowest_curvature=lowest, lowest_curvature_error=0.0, largest_curvature=largest)
+    assert gains(exact, situation()).negative == chance
+
+
+def test_without_curvature_any_slope_promises_without_bound_and_none_nothing():
+    straight = measured(largest_curvature=0.0, lowest_curvature=0.0, squared_gradient_error=0.0)
+    assert gains(straight, situation()).gradient_step == 0
+    sloping = dataclasses.replace(straight, squared_gradient=1e-12)
+    assert gains(sloping, situation()).gradient_step == math.inf
+
+
+def test_without_any_unit_of_loss_gains_are_in_plain_loss():
+    place = measured(loss=0.0, loss_spread=0.0, escape_decrease=0.2)
+    assert gains(place, situation(initial_loss=0.0)).escape == 0.2
+
+
+@pytest.mark.parametrize("nowhere", [math.nan, math.inf])
+def test_a_start_that_is_no_number_is_not_part_of_the_scale(nowhere):
+    assert situation(initial_loss=nowhere).scale(measured(loss_spread=0.7)) == 0.7
+    assert situation(initial_loss=nowhere).scale(measured(loss_spread=0.0)) == 0.0
+    assert situation(initial_loss=nowhere).scale(measured(loss_spread=math.nan)) == 0.0
+
+
+def test_a_hundredth_of_a_drop_far_below_zero_is_the_scale():
+    assert situation().scale(measured(loss_spread=0.0, loss=-1000.0)) == pytest.approx(0.01 * 1005)
