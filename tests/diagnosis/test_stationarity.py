@@ -536,3 +536,106 @@ def test_a_start_that_is_no_number_is_not_part_of_the_scale(nowhere):
 
 def test_a_hundredth_of_a_drop_far_below_zero_is_the_scale():
     assert situation().scale(measured(loss_spread=0.0, loss=-1000.0)) == pytest.approx(0.01 * 1005)
+
+
+def test_the_evidence_of_a_verdict_in_loss_units():
+    place = measured(loss_spread=2.0, squared_gradient=0.8, squared_gradient_error=0.1, **SADDLE)
+    verdict = diagnose(place, situation(trend=trend("plateau", 0.03, 0.004)))
+    assert [(entry.name, entry.unit) for entry in verdict.evidence] == [
+        ("loss", "loss"),
+        ("spread of the loss over samples", "loss"),
+        ("decrease over 1000 steps", "loss"),
+        ("lowest curvature", "loss per squared weight"),
+        ("largest curvature", "loss per squared weight"),
+        ("largest curvature over the stability limit", "1"),
+        ("decrease along the lowest curvature", "loss"),
+        ("best decrease by one gradient step (bound)", "loss"),
+        ("squared gradient", "squared loss per squared weight"),
+        ("gain by gradient steps over 1000 steps", "loss"),
+        ("gain by a learning rate of zero", "loss"),
+    ]
+    step, steps, cut = (0.8 + 3 * 0.1) / (2 * 4), 0.01 * 0.8 * 1000, 0.25 * 0.01 * 0.1 / 16
+    assert [entry.value for entry in verdict.evidence] == pytest.approx(
+        [2.0, 2.0, 0.03, -0.5, 4.0, 4 / 200, 0.2, step, 0.8, steps, cut]
+    )
+    assert [entry.error for entry in verdict.evidence] == pytest.approx(
+        [0.05, math.nan, 0.004, 0.05, 0.1, math.nan, 0.02, math.nan, 0.1, math.nan, math.nan], nan_ok=True
+    )
+    assert (verdict.samples, verdict.cost) == (512, 5000.0)
+
+
+@pytest.mark.parametrize(("share", "edge"), [(0.85, False), (0.9, True), (1.3, True), (1.35, False)])
+def test_the_edge_of_stability_goes_from_nine_tenths_of_the_limit_to_a_third_above_it(share, edge):
+    place = measured(largest_curvature=share * 200.0, largest_curvature_error=20.0)
+    assert diagnose(place, situation()).edge == edge
+
+
+def test_what_is_unstable_is_not_at_the_edge():
+    assert not diagnose(*CASES["unstable"]).edge
+
+
+@pytest.mark.parametrize("name", ["loss", "squared_gradient"])
+def test_what_to_do_when_a_figure_is_no_number_and_no_lower_rate_is_known(name):
+    # Half of the largest stable rate, 0.01·200/100, is the present one: nothing to lower it to.
+    verdict = diagnose(measured(largest_curvature=100.0, **{name: math.nan}), situation())
+    assert "the loss or its gradient is not a finite number" in verdict.sentence
+    assert verdict.suggestion == "Lower the learning rate; go back to a checkpoint if the weights are not finite."
+    assert verdict.suggested_learning_rate == 0.005
+
+
+@pytest.mark.parametrize("largest", [0.0, -0.1, 1 / 0.012])
+def test_at_a_saddle_a_rate_is_raised_only_to_a_known_one_that_is_clearly_higher(largest):
+    # The rate of 0.01 could go to 1/λ; without upward curvature nobody knows how far.
+    verdict = diagnose(measured(**SADDLE, largest_curvature=largest), situation())
+    assert (
+        verdict.suggestion
+        == "Step along the direction found (a line search finds how far). Do not lower the learning rate."
+    )
+    assert verdict.suggested_learning_rate is None
+
+
+@pytest.mark.parametrize("largest", [50.0, 0.5])
+def test_at_a_saddle_a_rate_is_raised_to_half_of_the_largest_stable_one(largest):
+    verdict = diagnose(measured(**SADDLE, largest_curvature=largest), situation())
+    assert verdict.suggested_learning_rate == pytest.approx(1 / largest)
+    assert verdict.suggestion.startswith(f"Raise the learning rate toward {1 / largest:.2g} (half of the largest")
+
+
+def test_steps_too_small_without_upward_curvature_are_to_be_larger():
+    measurement, where = CASES["step too small"]
+    verdict = diagnose(dataclasses.replace(measurement, largest_curvature=0.0), where)
+    assert verdict.label == "step too small"
+    assert (verdict.suggestion, verdict.suggested_learning_rate) == ("Raise the learning rate.", None)
+
+
+def test_a_falling_loss_is_said_to_fall():
+    verdict = diagnose(measured(), situation(trend=trend("progressing", 0.5, 0.01)))
+    assert verdict.sentence.startswith("progressing. Loss falling for 2000 steps; a step wins")
+
+
+def test_the_saddle_score_is_certainty_times_the_share_of_what_can_be_won():
+    unsure = measured(**{**SADDLE, "lowest_curvature_error": 0.25}, squared_gradient=0.1)
+    escape, gradient_step = 0.2 - 2 * 0.02, (0.1 + 3 * 1e-3) / (2 * 4)
+    expected = stats.t.cdf(2.0, 7) * escape / (escape + 3 * gradient_step + 0.01)
+    assert diagnose(unsure, situation()).saddle_score == pytest.approx(expected)
+    within_its_error = dataclasses.replace(unsure, escape_decrease_error=0.11)
+    assert diagnose(within_its_error, situation()).saddle_score == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"loss_spread": 4.0}, "lowers the loss by 10 ± 1 %;"),
+        ({"loss": 0.5}, "lowers the loss by 40 ± 4 %;"),
+        ({"escape_decrease_error": 0.0299}, "lowers the loss by 10 ± 1 %;"),
+        ({"escape_decrease": 40.0, "squared_gradient": 20.0}, "a gradient step can win at most 2.5."),
+    ],
+)
+def test_shares_of_the_loss_whatever_the_spread(changes, said):
+    assert said in diagnose(measured(**{**SADDLE, **changes}), situation()).sentence
+
+
+def test_at_a_loss_of_zero_gains_are_plain_numbers():
+    measurement, where = CASES["undetermined"]
+    sentence = diagnose(dataclasses.replace(measurement, loss=0.0), where).sentence
+    assert "moving along the lowest curvature wins 0 ± 0, cutting the learning rate 0.00016." in sentence
