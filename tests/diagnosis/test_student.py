@@ -29,3 +29,19 @@ def test_limits_and_refusals():
         student.quantile(0.0, 5)
     with pytest.raises(ValueError, match="above 0, got 0"):
         student.quantile(0.1, 0)
+
+
+def test_a_number_whose_square_overflows_is_exceeded_by_none():
+    assert student.tail(1e200, 5) == 0.0
+    assert student.tail(-1e200, 5) == 1.0
+
+
+@pytest.mark.parametrize("degrees_of_freedom", [0, -1])
+def test_without_degrees_of_freedom_the_tail_is_not_known(degrees_of_freedom):
+    assert math.isnan(student.tail(2.0, degrees_of_freedom))
+
+
+@pytest.mark.parametrize("probability", [1.0, 1.5, -0.5])
+def test_what_is_no_probability_has_no_quantile(probability):
+    with pytest.raises(ValueError, match="inside"):
+        student.quantile(probability, 5)
