@@ -370,7 +370,9 @@ def test_all_inner_products_go_through_the_space() -> None:
     assert pairs.products == plain.products
     torch.testing.assert_close(pairs.values, plain.values)
     torch.testing.assert_close(pairs.residuals, plain.residuals, rtol=1e-3, atol=1e-12)
-    torch.testing.assert_close(pairs.vectors[:, : len(curvatures)], plain.vectors)
+    # The sign of an eigenvector is nobody's promise: it differs from one processor's LAPACK to another's.
+    halves = pairs.vectors[:, : len(curvatures)]
+    torch.testing.assert_close(halves * (halves * plain.vectors).sum(dim=1, keepdim=True).sign(), plain.vectors)
 
 
 def test_a_preconditioned_surface_has_the_spectrum_of_the_scaled_hessian() -> None:
