@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
@@ -70,10 +71,16 @@ class LossCurve:
 
     def dense(self, refinement: int = 5) -> tuple[Array, Array]:
         """The points and ``refinement - 1`` more in each interval, and the losses there: for maxima and drawing."""
-        steps = np.linspace(0.0, 1.0, refinement, endpoint=False)
-        inner = self.alphas[:-1, None] + np.diff(self.alphas)[:, None] * steps
-        alphas = np.append(inner.reshape(-1), self.alphas[-1:])
-        return alphas, self(alphas)
+        b = np.linspace(0.0, 1.0, refinement, endpoint=False)
+        a = 1.0 - b
+        h = np.diff(self.alphas)[:, None]
+        alphas = self.alphas[:-1, None] + h * b
+        with np.errstate(invalid="ignore"):
+            losses = self.losses[:-1, None] * a + self.losses[1:, None] * b
+            losses += (self._bends[:-1, None] * (a**3 - a) + self._bends[1:, None] * (b**3 - b)) * h**2 / 6
+        # At the points themselves the curve is the loss, to the bit, also beside a non-finite one.
+        losses[:, 0] = self.losses[:-1]
+        return np.append(alphas, self.alphas[-1:]), np.append(losses, self.losses[-1:])
 
     def minimum(self, rounding: float = 0.0) -> tuple[float, float]:
         """Where the curve is lowest, and its loss there; of equal minima (up to ``rounding``) the one nearest to 0."""
@@ -89,8 +96,9 @@ class LossCurve:
             with np.errstate(divide="ignore", invalid="ignore"):
                 t = np.where(m[:-1] >= 0, -2 * slope / (m[:-1] + root), (root - m[:-1]) / (2 * cubic))
             inside = np.isfinite(t) & (t > 0) & (t < h)
-            at.append(x[:-1][inside] + t[inside])
-            values.append(self(at[-1]))
+            t = t[inside]
+            at.append(x[:-1][inside] + t)
+            values.append(y[:-1][inside] + t * (slope[inside] + t * (m[:-1][inside] / 2 + t * cubic[inside] / 3)))
         candidates, losses = np.concatenate(at), np.concatenate(values)
         keep = np.isfinite(losses)
         if not keep.any():
@@ -172,8 +180,9 @@ def start_grid(low: float, high: float, *, center_pair: bool = True) -> list[flo
     """The first distances of an adaptive slice: the ends, 0, and a few between; mirrored when ``low = -high``."""
     if not low < 0.0 < high:
         return sorted({0.0, *np.linspace(low, high, _START_POINTS).tolist()})
-    # A little past the middle: a spline is worst at its ends. A pair close to 0 replaces two of the inner points.
-    shares = [0.56] if center_pair else [1 / 3, 2 / 3]
+    # Denser towards the ends, where a spline is worst: halved once more, these are close to the mean of even and of
+    # Chebyshev points. A pair close to 0 replaces two of them.
+    shares = [0.65] if center_pair else [0.5, 0.875]
     return [low, *[low * share for share in reversed(shares)], 0.0, *[high * share for share in shares], high]
 
 
@@ -212,14 +221,32 @@ def sample_adaptively(
         curve = _extended(curve, evaluate, [-distance, distance])
     while len(curve.alphas) < max_points:
         finite = curve.losses[np.isfinite(curve.losses)]
-        errors = np.nan_to_num(curve.interval_errors, nan=0.0)
         # Below the rounding of the losses themselves nothing is won by more points.
         wanted = max(tolerance * np.ptp(finite), 4 * rounding * np.abs(finite).max()) if len(finite) else np.inf
-        worst = [int(j) for j in np.argsort(-errors)[: min(2, max_points - len(curve.alphas))] if errors[j] > wanted]
-        if not worst:
+        # By the round: what is done between two rounds costs as much as a forward pass of a small network.
+        added = _worst_places(curve, wanted, min((len(curve.alphas) + 1) // 2, max_points - len(curve.alphas)))
+        if not added:
             break
-        curve = _extended(curve, evaluate, [float(curve.alphas[j] + curve.alphas[j + 1]) / 2 for j in sorted(worst)])
+        curve = _extended(curve, evaluate, added)
     return curve
+
+
+def _worst_places(curve: LossCurve, wanted: float, count: int) -> list[float]:
+    """Up to ``count`` midpoints where the curve is likely to be worst, those of halved intervals among them."""
+    errors = np.nan_to_num(curve.interval_errors, nan=0.0).tolist()
+    alphas = curve.alphas.tolist()
+    intervals = [(-error, *ends) for error, *ends in zip(errors, alphas, alphas[1:], strict=False) if error > wanted]
+    heapq.heapify(intervals)
+    places: list[float] = []
+    while intervals and len(places) < count:
+        error, low, high = heapq.heappop(intervals)
+        middle = (low + high) / 2
+        places.append(middle)
+        # The error of a cubic spline falls with the fourth power of an interval's length.
+        if -error / 16 > wanted:
+            for half in ((low, middle), (middle, high)):
+                heapq.heappush(intervals, (error / 16, *half))
+    return sorted(places)
 
 
 def _extended(curve: LossCurve, evaluate: Callable[[list[float]], Array], added: list[float]) -> LossCurve:

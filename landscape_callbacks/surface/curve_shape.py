@@ -28,7 +28,7 @@ def barrier_height(curve: LossCurve, ends: tuple[float, float] | None = None) ->
     if np.isnan(curve.losses[inside]).any():
         return float("nan")
     alphas, losses = curve.dense()
-    at_ends = curve([low, high])
+    at_ends = curve.losses[[0, -1]] if ends is None else curve(ends)
     between = np.concatenate((losses[(alphas > low) & (alphas < high)], at_ends))
     return float(between.max() - at_ends.mean())
 

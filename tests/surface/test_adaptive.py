@@ -136,7 +136,7 @@ def test_a_round_halves_the_worst_intervals_again_where_one_halving_is_not_enoug
     assert _worst_places(curve, 10 * one, 6) == [5.0, 6.0, 7.0]
     assert _worst_places(curve, 10 * one, 2) == [5.0, 6.0]
     assert _worst_places(curve, 65 * one, 6) == [6.0]
-    assert _worst_places(curve, 2 * one, 6) == [0.5, 5.0, 6.0, 7.0]
+    assert _worst_places(curve, 2 * one, 4) == [0.5, 5.0, 6.0, 7.0]
     assert _worst_places(curve, curve.interval_errors.max(), 6) == []
 
 
