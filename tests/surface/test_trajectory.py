@@ -214,3 +214,117 @@ def test_projected_trajectory_is_bounded() -> None:
         ProjectedTrajectory(RandomProjection(space, 16), max_snapshots=3)
     with pytest.raises(ValueError, match="positive, got 0"):
         RandomProjection(space, 0)
+
+
+def test_each_entry_goes_to_one_sum_with_a_sign_and_those_of_a_run_to_different_ones() -> None:
+    space = ParameterSpace([nn.Parameter(torch.zeros(20, dtype=torch.float64))])
+    projection = RandomProjection(space, dimensions=8, seed=2)
+    images = torch.stack([projection(entry) for entry in torch.eye(20, dtype=torch.float64)])
+    assert (images.abs().sum(dim=1) == 1).all()
+    assert set(images[images != 0].tolist()) == {-1.0, 1.0}
+    for run in (images[:8], images[8:16], images[16:]):
+        assert (run.abs().sum(dim=0) <= 1).all()
+
+
+def test_the_same_seed_gives_the_same_projection_whatever_the_global_stream() -> None:
+    space = ParameterSpace([nn.Parameter(torch.zeros(200, dtype=torch.float64))])
+    vector = space.random(1)
+    expected = RandomProjection(space, 16, seed=0)(vector)
+    torch.manual_seed(7)
+    state = torch.random.get_rng_state()
+    assert torch.equal(RandomProjection(space, 16)(vector), expected)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert not torch.equal(RandomProjection(space, 16, seed=1)(vector), expected)
+    assert RandomProjection(space).dimensions == 4096
+    assert abs(float(RandomProjection(space, 1)(vector)[0])) <= float(vector.abs().sum())
+
+
+def test_coordinates_of_a_projected_path_are_in_units_of_the_directions_as_are_their_errors() -> None:
+    space, path, _ = spiral(dimension=300, steps=7)
+    trajectory = ProjectedTrajectory(RandomProjection(space, 64), max_snapshots=8)
+    follow(trajectory, path)
+    first, second = space.random(5), 3 * space.random(6)
+    found = trajectory.coordinates(first, second)
+    project = trajectory.projection
+    offsets = torch.stack([project(weights) - project(path[-1]) for weights in path])
+    inner = torch.stack([offsets @ project(first), offsets @ project(second)])
+    basis = torch.stack([first, second])
+    torch.testing.assert_close(torch.stack([found.x, found.y]), torch.linalg.solve(basis @ basis.T, inner))
+    for direction, along, error in zip(basis, inner, found.error, strict=True):
+        square = direction.square().sum()
+        variance = (offsets.square().sum(dim=1) * square + along.square()) / 64
+        assert error == pytest.approx(float(variance.sqrt().max() / square))
+    rows = torch.stack([project(weights) - project(path[0]) for weights in path])
+    torch.testing.assert_close(trajectory.inner_products(), rows @ rows.T)
+
+
+def test_four_snapshots_are_room_enough() -> None:
+    space = ParameterSpace([nn.Parameter(torch.zeros(10))])
+    for trajectory in (Trajectory(space, max_snapshots=4), ProjectedTrajectory(RandomProjection(space, 5), 4)):
+        for step in range(10):
+            trajectory.offer(step)
+        assert trajectory.steps == [0, 4, 8]
+    with pytest.raises(ValueError, match="room for 3"):
+        Trajectory(space, max_snapshots=3)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_paths_end_to_the_right_of_their_start_and_above_it(seed: int) -> None:
+    space = ParameterSpace([nn.Parameter(torch.zeros(30, dtype=torch.float64))])
+    trajectory = Trajectory(space)
+    generator = torch.Generator().manual_seed(seed)
+    follow(trajectory, list(torch.randn(4, 30, generator=generator, dtype=torch.float64)))
+    plane = trajectory_plane(trajectory)
+    assert plane.x[-1] > plane.x[0]
+    assert plane.y[-1] > plane.y[0]
+
+
+def test_a_tiny_path_has_its_plane_too() -> None:
+    space, path, _ = spiral(dimension=30, steps=10)
+    tiny, plain = Trajectory(space), Trajectory(space)
+    follow(plain, path)
+    shares = trajectory_plane(plain).variance_explained
+    follow(tiny, [1e-9 * (weights - path[-1]) for weights in path])
+    assert trajectory_plane(tiny).variance_explained == pytest.approx(shares)
+
+
+def test_directions_are_orthogonal_also_where_the_path_hardly_leaves_its_line() -> None:
+    space = ParameterSpace([nn.Parameter(torch.zeros(400))])
+    along, aside = space.random(1), space.random(2)
+    trajectory = Trajectory(space)
+    follow(trajectory, [step * along + 2e-4 * (-1) ** step * aside for step in range(6)])
+    plane = trajectory_plane(trajectory)
+    assert abs(float(plane.first.double() @ plane.second.double())) < 1e-6
+    assert float(plane.second.norm()) == pytest.approx(1.0, rel=1e-6)
+
+
+def test_inner_products_of_more_entries_than_are_taken_at_once() -> None:
+    weight = nn.Parameter(torch.zeros((1 << 20) + 100))
+    trajectory = Trajectory(ParameterSpace([weight]))
+    generator = torch.Generator().manual_seed(0)
+    rows = [torch.randn(len(weight), generator=generator) for _ in range(2)]
+    for step, row in enumerate([torch.zeros(len(weight)), *rows]):
+        trajectory.offer(step, weights=row)
+    expected = torch.tensor([[float(a.double() @ b.double()) for a in rows] for b in rows], dtype=torch.float64)
+    torch.testing.assert_close(snapshot_inner_products(trajectory)[1:, 1:], expected)
+
+
+def test_steps_that_are_passed_by_as_unwanted_change_nothing_in_what_is_kept() -> None:
+    weight = nn.Parameter(torch.zeros(2))
+    every, sparse = (Trajectory(ParameterSpace([weight]), max_snapshots=5) for _ in range(2))
+    assert every.last_offered == -1
+    step = 0
+    while step < 100:
+        unwanted = sparse.unwanted()
+        for passed in range(step, step + unwanted):
+            assert not every.offer(passed, loss=float(passed), weights=torch.full((2,), float(passed)))
+            assert every.last_offered == passed
+        sparse.pass_by(unwanted)
+        step += unwanted
+        for path in (every, sparse):
+            assert path.offer(step, loss=float(step), weights=torch.full((2,), float(step)))
+        step += 1
+        assert sparse.steps == every.steps
+        assert sparse.offered == every.offered == step
+    assert every.losses == [float(step) for step in every.steps]
+    assert [float(row[0]) for row in every.snapshots()] == every.losses
