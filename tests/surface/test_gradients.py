@@ -89,3 +89,69 @@ def test_long_tensors_keep_their_digits() -> None:
     for size in (3 << 19, 1 << 22):
         values = torch.rand(size, generator=torch.Generator().manual_seed(0)) + 0.5
         assert float(gradient_norms([values])[0]) == pytest.approx(float(values.double().norm()), rel=1e-6)
+
+
+def estimates(gradients: torch.Tensor, batch_size: float) -> tuple[float, float]:
+    """Mean inner product of different rows, and the summed variance of a sample."""
+    products = gradients @ gradients.T
+    pairs = products[~torch.eye(len(gradients), dtype=torch.bool)]
+    return float(pairs.mean()), batch_size * float(gradients.var(dim=0).sum())
+
+
+def leave_one_out_error(values: list[float]) -> float:
+    spread = torch.tensor(values, dtype=torch.float64).std(correction=0)
+    return math.sqrt(len(values) - 1) * float(spread)
+
+
+def drawn(seed: int, count: int, signal: float) -> tuple[ParameterSpace, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    space = ParameterSpace([torch.nn.Parameter(torch.zeros(6, dtype=torch.float64))])
+    return space, signal + 0.1 * torch.randn(count, 6, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("count", [3, 4, 7])
+def test_noise_scale_and_its_errors_by_hand(count: int) -> None:
+    space, gradients = drawn(0, count, signal=0.2)
+    found = gradient_noise_scale(space, list(gradients), 4)
+    norm, trace = estimates(gradients, 4)
+    left_out = [estimates(gradients[torch.arange(count) != k], 4) for k in range(count)]
+    assert found.squared_norm == pytest.approx(norm)
+    assert found.covariance_trace == pytest.approx(trace)
+    assert found.squared_norm_error == pytest.approx(leave_one_out_error([n for n, _ in left_out]))
+    assert found.value == pytest.approx(trace / norm)
+    assert found.error == pytest.approx(leave_one_out_error([t / n for n, t in left_out]))
+
+
+@pytest.mark.parametrize("opposite", [False, True])
+def test_two_microbatches_give_a_noise_scale_without_an_error(opposite: bool) -> None:
+    space, gradients = drawn(4, 2, signal=0.2)
+    gradients[1] *= -1 if opposite else 1
+    found = gradient_noise_scale(space, list(gradients), 4)
+    norm, trace = estimates(gradients, 4)
+    assert found.squared_norm == pytest.approx(norm)
+    assert found.value == pytest.approx(math.nan if opposite else trace / norm, nan_ok=True)
+    assert math.isnan(found.error)
+    assert math.isnan(found.squared_norm_error)
+
+
+def test_a_noise_scale_needs_a_squared_norm_of_more_than_two_standard_errors() -> None:
+    ratios = []
+    for seed in range(60):
+        space, gradients = drawn(seed, 5, signal=0.06)
+        found = gradient_noise_scale(space, list(gradients), 4)
+        ratios.append(found.squared_norm / found.squared_norm_error)
+        assert math.isnan(found.value) == math.isnan(found.error) == (ratios[-1] <= 2)
+    assert sum(0 < ratio < 2 for ratio in ratios) > 5
+    assert sum(2 < ratio < 3 for ratio in ratios) > 5
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_gradients_of_zero_have_no_noise_scale(count: int) -> None:
+    space = ParameterSpace([torch.nn.Parameter(torch.zeros(3))])
+    found = gradient_noise_scale(space, [torch.zeros(3)] * count, 8)
+    assert math.isnan(found.value)
+    assert (found.squared_norm, found.covariance_trace) == (0, 0)
+
+
+def test_no_gradients_have_no_norms() -> None:
+    assert gradient_norms([]).shape == (0,)

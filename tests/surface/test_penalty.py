@@ -10,7 +10,7 @@ from landscape_callbacks.surface import LossSurface, ParameterSpace
 from landscape_callbacks.surface.penalty import penalty_along
 
 
-@pytest.mark.parametrize("decay", [0.1, [0.1, 0.0], [0.3, 0.05]])
+@pytest.mark.parametrize("decay", [0.1, 1.0, [0.1, 0.0], [0.3, 0.05]])
 def test_penalty_along_equals_the_penalty_itself(decay: float | list[float]) -> None:
     torch.manual_seed(0)
     layer = nn.Linear(4, 3).double()
