@@ -33,12 +33,14 @@ class Look:
         situation: How training stood.
         verdict: The verdict.
         sharpness: Of the minibatches, as the optimizer sees it; ``None`` where every step sees all data.
+        samples_a_step: Samples that a training step sees, on all ranks.
     """
 
     probe: Probe
     situation: Situation
     verdict: Verdict
     sharpness: BatchSharpness | None = None
+    samples_a_step: int = 0
 
     @property
     def batch_sharpness_ratio(self) -> float | None:
@@ -126,16 +128,17 @@ def _look_at(trainer: Any, snapshot: Snapshot, trend: Trend, initial_loss: float
         ),
     )
     form = optimizer.stability_form
+    samples_a_step = samples * trainer.accumulate_grad_batches
     situation = Situation(
         learning_rate=optimizer.learning_rate,
         effective_learning_rate=effective_learning_rate(learning_rate=optimizer.learning_rate, **form),
-        batch_size=math.inf if full_batch else samples * trainer.accumulate_grad_batches,
+        batch_size=math.inf if full_batch else samples_a_step,
         curvature_limit=curvature_limit(learning_rate=optimizer.learning_rate, **form),
         trend=trend,
         initial_loss=initial_loss,
         steps_left=steps_left(trainer),
     )
-    return Look(probe, situation, diagnose(probe.measurement, situation), sharpness)
+    return Look(probe, situation, diagnose(probe.measurement, situation), sharpness, samples_a_step)
 
 
 def sees_all(trainer: Any) -> bool:

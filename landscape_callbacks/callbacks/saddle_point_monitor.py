@@ -222,8 +222,14 @@ class SaddlePointMonitor(LossWatchingMonitor):
         )
 
     def _record(self, step: int, episode: Episode | None) -> Record:
-        assert episode is not None
-        info = {**episode.verdict.as_info(), "episode_start": episode.start, "episode_end": episode.end}
+        assert episode is not None and self.look is not None
+        info = {
+            **episode.verdict.as_info(),
+            "measured_step": episode.measured,
+            "samples_a_step": self.look.samples_a_step,
+            "episode_start": episode.start,
+            "episode_end": episode.end,
+        }
         return Record("verdict", "episode", step, {}, info)
 
     def state_dict(self) -> dict[str, Any]:

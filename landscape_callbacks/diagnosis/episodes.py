@@ -14,12 +14,14 @@ class Episode:
     Attributes:
         verdict: The latest verdict of it.
         start: Step of the first one.
+        measured: Step of the latest one.
         end: Step at which it was over; ``None`` while it lasts.
         reason: Why it is over.
     """
 
     verdict: Verdict
     start: int
+    measured: int
     end: int | None = None
     reason: str = ""
 
@@ -40,10 +42,10 @@ class EpisodeLog:
         """Takes a verdict in; gives the episode that it begins and the one that it ends, if any."""
         before = self.current
         if before is not None and verdict.label in (before.verdict.label, "undetermined"):
-            kept = before.verdict if verdict.label == "undetermined" else verdict
-            self.current = replace(before, verdict=kept)
+            if verdict.label != "undetermined":
+                self.current = replace(before, verdict=verdict, measured=step)
             return None, None
-        self.current = Episode(verdict, step)
+        self.current = Episode(verdict, step, measured=step)
         ended = None if before is None else replace(before, end=step, reason=f"now {verdict.label}")
         return self.current, ended
 

@@ -80,6 +80,21 @@ def test_a_run_that_sits_at_a_saddle_is_told_once_with_evidence_and_told_when_it
     assert any("curvature" in name for name in names)
 
 
+def test_the_record_of_an_episode_that_ended_says_when_it_was_looked_at(tmp_path: Path) -> None:
+    data = torch.randn(2048, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    logger = CSVLogger(tmp_path)
+    monitor = SaddlePointMonitor(max_overhead=None, horizon=200)
+    fit(Problem(bowl, [2.0, -1.0, 0.5], 0.1), monitor, 1200, data, batch=32, logger=logger)
+    verdicts = [record for record in read_records(logger.log_dir) if record.kind == "verdict"]
+    looks = [record for record in verdicts if record.info["episode_end"] is None]
+    assert [record.info["measured_step"] for record in looks] == [record.step for record in looks]
+    last = verdicts[-1]
+    assert last.info["episode_end"] == last.step == 1200
+    assert last.info["measured_step"] == looks[-1].step < 1200
+    assert last.info["evidence"] == looks[-1].info["evidence"]
+    assert {record.info["samples_a_step"] for record in verdicts} == {32}
+
+
 def test_a_true_minimum_with_label_noise_is_no_saddle() -> None:
     data = torch.randn(2048, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     monitor = SaddlePointMonitor(max_overhead=None, horizon=200)
