@@ -81,13 +81,8 @@ def _run(arguments: argparse.Namespace) -> int:
     loss_fn = step_loss(arguments.step)
     weights = [load_weights(path) for path in arguments.checkpoints]
     recalibrates = arguments.batch_norm == "recalibrated" and has_batch_norm(module)
-    # A recalibration is a second pass a point; adaptive lines need fewer points than they may take.
-    passes = (
-        (1 + recalibrates)
-        * ((arguments.points or _LINE_POINTS) if count == 2 else (arguments.points or _PLANE_POINTS) ** 2)
-        * len(batches)
-    )
-    with _progress(passes) as bar:
+    most = _most_points(count, arguments.points)
+    with _progress((1 + recalibrates) * most * len(batches)) as bar:
         common = {"batch_norm": arguments.batch_norm, "on_evaluation": bar.update}
         if count == 2:
             line = interpolate_line(
@@ -99,15 +94,29 @@ def _run(arguments: argparse.Namespace) -> int:
                 module, weights, batches, loss_fn, points=arguments.points or _PLANE_POINTS, **common
             )
             record, text = _plane_record(plane), _plane_text(plane)
+        _complete(bar)
     files = _write(record, arguments.output, arguments.theme)
     sys.stdout.write(f"{text}\nwritten: {', '.join(str(path) for path in files)}\n")
     return 0
+
+
+def _most_points(checkpoints: int, points: int | None) -> int:
+    """Most points of a line or a plane. Even grids get the places of the checkpoints besides, where they miss them."""
+    if checkpoints == 2:
+        return _LINE_POINTS if points is None else points + 2
+    return ((points or _PLANE_POINTS) + 1) ** 2
 
 
 def _progress(passes: int) -> Any:
     from tqdm import tqdm  # type: ignore[import-untyped]
 
     return tqdm(total=passes, unit=" forward passes", desc="evaluating", file=sys.stderr)
+
+
+def _complete(bar: Any) -> None:
+    """Ends a bar full: an adaptive line stops where its error is small, most often before its last point."""
+    bar.total = bar.n
+    bar.refresh()
 
 
 def _line_record(result: SliceResult) -> Record:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -103,6 +104,21 @@ def test_a_plane_of_a_data_module(folder: Path, tmp_path: Path, capsys: pytest.C
     assert (record.kind, record.name) == ("plane", "checkpoints")
     assert len(record.arrays["trajectory_x"]) == 3
     assert {"contour.png", "surface.png"} <= {path.name for path in tmp_path.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("count", "more"), [(2, ()), (2, ("--points", "9")), (3, ("--points", "4"))], ids=["adaptive", "line", "plane"]
+)
+def test_the_progress_bar_ends_full(
+    count: int, more: tuple[str, ...], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(folder, count, "--output", str(tmp_path), *more)) == 0
+    shown = re.findall(r"(\d+)/(\d+) \[", capsys.readouterr().err)
+    (record,) = read_records(tmp_path)
+    assert shown[-1][0] == shown[-1][1] == str(3 * record.arrays["loss"].size)
+    # What is announced at the start is not too little, or the bar would vanish on its way.
+    assert shown[0][0] == "0"
+    assert int(shown[0][1]) >= int(shown[-1][0])
 
 
 def test_the_validation_step(folder: Path, tmp_path: Path) -> None:
