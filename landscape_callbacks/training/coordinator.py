@@ -211,7 +211,8 @@ class Coordinator(Bookkeeping):
         if settings not in self._economy:
             self._economy[settings] = Economy()
             needs = [monitor.memory(snapshot) for monitor in group]
-            rank_zero_info(reduce(together, needs).sentence(snapshot.space))
+            names = [type(monitor).__name__ for monitor in group]
+            rank_zero_info(reduce(together, needs).sentence(snapshot.space, names))
 
     def _economy_of(self, settings: SurfaceSettings) -> Economy:
         return self._economy.get(settings, Economy())

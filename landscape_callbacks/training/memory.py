@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -67,8 +68,8 @@ class Memory:
     basis: int
     basis_device: torch.device
 
-    def sentence(self, space: ParameterSpace) -> str:
-        """What is said before the first measurement."""
+    def sentence(self, space: ParameterSpace, monitors: Iterable[str]) -> str:
+        """What is said before the first measurement of these monitors, which share a surface."""
         place = (
             ""
             if self.basis_device == space.device
@@ -76,7 +77,7 @@ class Memory:
         )
         total = self.beside_parameters if place else self.beside_parameters + self.basis
         return (
-            f"Measuring the loss landscape holds up to {_readable(total)}{place} in vectors over "
+            f"{', '.join(dict.fromkeys(monitors))}: measuring holds up to {_readable(total)}{place} in vectors over "
             f"{space.local_dimension:,} parameters, and for as "
             "long as it lasts about four times the activations that a forward pass keeps for its backward."
         )

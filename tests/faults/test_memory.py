@@ -17,7 +17,13 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader, TensorDataset
 
-from landscape_callbacks import GradientNormMonitor, HessianEigenvalueMonitor, LandscapeMonitor, LossSliceMonitor
+from landscape_callbacks import (
+    CriticalLearningRateMonitor,
+    GradientNormMonitor,
+    HessianEigenvalueMonitor,
+    LandscapeMonitor,
+    LossSliceMonitor,
+)
 from landscape_callbacks.surface import LossSurface, extreme_eigenvalues
 from landscape_callbacks.surface.microbatched_surface import MicrobatchedSurface
 from landscape_callbacks.surface.retained_graph import RetainedGraph
@@ -107,6 +113,18 @@ def test_the_peak_that_is_stated_is_kept(
     stated = sum(stated_bytes(caplog))
     assert len(peaks) == 4
     assert 0.4 * stated <= max(peaks) <= stated
+
+
+def test_what_is_stated_names_the_monitors_that_measure_together(caplog: pytest.LogCaptureFixture) -> None:
+    torch.manual_seed(0)
+    monitors = [HessianEigenvalueMonitor(**EVERY_STEP), LossSliceMonitor(figures=False, **EVERY_STEP)]
+    with caplog.at_level(logging.INFO):
+        fit(Module(), [*monitors, CriticalLearningRateMonitor(**EVERY_STEP)])
+    said = [record.message for record in caplog.records if "holds up to" in record.message]
+    assert [sentence.partition(": measuring holds up to")[0] for sentence in said] == [
+        "HessianEigenvalueMonitor, LossSliceMonitor",
+        "CriticalLearningRateMonitor",
+    ]
 
 
 def test_a_basis_elsewhere_is_stated_apart_and_changes_no_value(caplog: pytest.LogCaptureFixture) -> None:
