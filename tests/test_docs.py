@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -54,27 +54,60 @@ def test_no_page_asks_another_host(site: Path) -> None:
         assert 'rel="stylesheet" href="http' not in text, page
 
 
-def test_worked_example_of_a_monitor_measures(repository: Path) -> None:
-    from lightning.pytorch import Trainer
-    from lightning.pytorch.demos.boring_classes import BoringModel
+def follow(page: str, folder: Path) -> list[str]:
+    """Writes the files of a page under the names in their titles and applies its changes; gives the new files."""
+    new = []
+    for language, name, block in re.findall(r'```(python|diff) title="([^"]+)"\n(.*?)```', page, flags=re.DOTALL):
+        path = folder / name
+        if language == "python":
+            assert not path.exists(), f"{name} is there already"
+            path.write_text(block)
+            new.append(name)
+            continue
+        for change in block.split("@@\n"):
+            lines = change.splitlines(keepends=True)
+            before = "".join(line[1:] for line in lines if line[0] != "+")
+            assert path.read_text().count("\n" + before) == 1, f"{name} does not hold once: {before}"
+            after = "".join(line[1:] for line in lines if line[0] != "-")
+            path.write_text(path.read_text().replace("\n" + before, "\n" + after))
+    return new
 
-    text = (repository / "docs" / "adding_a_monitor.md").read_text()
-    names: dict[str, Any] = {"__name__": "worked_example"}
-    for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
-        exec(compile(block, "adding_a_monitor.md", "exec"), names)
-    names["test_share_in_direction"]()
-    trainer = Trainer(
-        max_steps=4,
-        accelerator="cpu",
-        callbacks=[names["GradientAlignmentMonitor"](every_n_steps=1, max_overhead=None)],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
+
+@pytest.fixture(scope="module")
+def with_worked_example(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A copy of the repository in which docs/adding_a_monitor.md was followed, and the files that are new in it."""
+    folder = tmp_path_factory.mktemp("worked_example")
+    ignore = shutil.ignore_patterns("__pycache__", "static")
+    for name in ("landscape_callbacks", "tests", "docs"):
+        shutil.copytree(repository / name, folder / name, ignore=ignore)
+    for name in ("conftest.py", "pyproject.toml", "CHANGELOG.md"):
+        shutil.copy(repository / name, folder / name)
+    return folder, follow((repository / "docs" / "adding_a_monitor.md").read_text(), folder)
+
+
+def in_copy(folder: Path, *arguments: str) -> str:
+    # The copy's package comes before the installed one.
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments], cwd=folder, capture_output=True, text=True, check=False, env=environment
     )
-    trainer.fit(BoringModel())
-    share = float(trainer.callback_metrics["gradient/share_in_sharpest_direction"])
-    assert 0.0 < share <= 1.0 + 1e-6
-    assert "landscape/failed_measurements" not in trainer.callback_metrics
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_worked_example_of_a_monitor_is_clean(with_worked_example: tuple[Path, list[str]]) -> None:
+    folder, new = with_worked_example
+    assert len(new) == 4
+    in_copy(folder, "ruff", "check", "--no-cache", *new, "landscape_callbacks/__init__.py")
+    in_copy(folder, "ruff", "format", "--no-cache", "--check", *new, "landscape_callbacks/__init__.py")
+
+
+def test_worked_example_of_a_monitor_passes_its_tests(with_worked_example: tuple[Path, list[str]]) -> None:
+    folder, new = with_worked_example
+    tests = [name for name in new if name.startswith("tests/")]
+    assert "8 passed" in in_copy(folder, "pytest", "-q", "-p", "no:cacheprovider", *tests)
+    structure = ["tests/test_architecture.py", "-k", "type_checkers or alignment"]
+    assert "7 passed" in in_copy(folder, "pytest", "-q", "-p", "no:cacheprovider", *structure)
 
 
 def documented_tags(repository: Path) -> list[str]:
