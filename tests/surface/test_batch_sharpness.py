@@ -60,3 +60,21 @@ def test_zero_gradients_do_not_count():
 def test_refuses_nothing_at_all():
     with pytest.raises(ValueError, match="got none"):
         batch_sharpness([])
+
+
+def test_two_batches_are_enough_for_an_error_and_zero_gradients_for_none():
+    case = cases.tanh_net(1)
+    surfaces, rows = surfaces_at(case, case.start, 2, 8)
+    curvatures = torch.stack(
+        [
+            gradient @ case.hessian(case.start, row) @ gradient / (gradient @ gradient)
+            for row, gradient in ((row, case.gradient(case.start, row)) for row in rows)
+        ]
+    )
+    found = batch_sharpness(surfaces)
+    assert found.value == pytest.approx(float(curvatures.mean()))
+    assert found.error == pytest.approx(float(curvatures.std()) / math.sqrt(2))
+    dead = cases.dead_relu(0)
+    nothing = batch_sharpness(surfaces_at(dead, dead.start, 3, 4)[0])
+    assert math.isnan(nothing.error)
+    assert nothing.products == 0

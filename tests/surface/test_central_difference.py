@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from landscape_callbacks.surface import LossSurface
-from landscape_callbacks.surface.central_difference import InaccurateDifferenceError
+from landscape_callbacks.surface import LossSurface, ParameterSpace
+from landscape_callbacks.surface.central_difference import CentralDifference, InaccurateDifferenceError
+from landscape_callbacks.surface.microbatched_surface import MicrobatchedSurface
 from landscape_callbacks.surface.retained_graph import DoubleBackwardError
 
 
@@ -103,3 +104,100 @@ def test_a_flat_loss_has_a_zero_product() -> None:
     weight = nn.Parameter(torch.ones(4))
     flat = LossSurface(lambda: (0.0 * weight).sum(), [weight], differentiation="central_difference")
     assert not flat.hessian_vector_product(torch.ones(4)).any()
+
+
+def asked_at(weights: float) -> tuple[CentralDifference, list[float]]:
+    """Differences of the gradient exp(w), and the distances that they are taken at."""
+    space = ParameterSpace([nn.Parameter(torch.tensor([weights], dtype=torch.float64))])
+    asked: list[float] = []
+
+    def gradient_at(direction: torch.Tensor, alpha: float) -> torch.Tensor:
+        asked.append(alpha)
+        return torch.exp(weights + alpha * direction)
+
+    return CentralDifference(gradient_at, space, "Because"), asked
+
+
+def test_the_step_is_the_one_that_changes_the_product_least_and_its_change_is_told() -> None:
+    difference, asked = asked_at(1.0)
+    product = difference.product(torch.tensor([3.0], dtype=torch.float64))
+    steps = torch.tensor([alpha for alpha in asked if alpha > 0], dtype=torch.float64)
+    torch.testing.assert_close(steps[:-1] / steps[1:], torch.full_like(steps[1:], 4.0))
+    products = (torch.exp(1 + steps) - torch.exp(1 - steps)) / (2 * steps)
+    changes = (products[1:] - products[:-1]).abs() / products[1:]
+    best = int(changes.argmin())
+    assert difference.approximation is not None
+    assert difference.approximation.step == float(steps[best + 1])
+    assert difference.approximation.relative_error == pytest.approx(float(changes[best]))
+    assert difference.approximation.reason == "Because"
+    assert float(product) == pytest.approx(3 * float(products[best + 1]), rel=1e-14)
+    asked.clear()
+    difference.product(torch.tensor([1.0], dtype=torch.float64))
+    assert [abs(alpha) for alpha in asked] == [difference.approximation.step] * 2
+
+
+def test_steps_are_in_proportion_to_the_weights_unless_these_are_next_to_nothing() -> None:
+    first = {}
+    for weights in (1e-9, 1e-3, 1.0, 10.0):
+        difference, asked = asked_at(weights)
+        difference.product(torch.ones(1, dtype=torch.float64))
+        first[weights] = abs(asked[0])
+    assert first[10.0] / first[1.0] == pytest.approx(10)
+    assert first[1.0] / first[1e-3] == pytest.approx(1e3)
+    assert first[1e-9] == first[1e-3]
+
+
+def in_parts(
+    net: nn.Module, x: torch.Tensor, y: torch.Tensor, differentiation: str = "auto"
+) -> tuple[MicrobatchedSurface, list[int]]:
+    """The loss in two unequal parts, and the sizes of those that were evaluated."""
+    evaluated: list[int] = []
+
+    def part(rows: slice) -> torch.Tensor:
+        evaluated.append(len(x[rows]))
+        return nn.functional.cross_entropy(net(x[rows]), y[rows])
+
+    closures = [lambda: part(slice(0, 40)), lambda: part(slice(40, 64))]
+    return MicrobatchedSurface(closures, [40, 24], net.named_parameters(), differentiation=differentiation), evaluated
+
+
+def test_microbatches_fall_back_as_one_batch_does() -> None:
+    smooth, x, y = network(torch.float64, nn.Tanh())
+    custom, _, _ = network(torch.float64, Custom())
+    whole = surface(smooth, x, y, "double_backward")
+    vector = whole.space.random(3)
+    expected = whole.hessian_vector_product(vector)
+    exact, evaluated = in_parts(smooth, x, y)
+    for _ in range(2):
+        torch.testing.assert_close(exact.hessian_vector_product(vector), expected)
+    assert evaluated == [40, 24] * 2, "no graph is retained"
+    assert exact.approximation is None
+    fallen, differences = in_parts(custom, x, y)[0], in_parts(smooth, x, y, "central_difference")[0]
+    for approximate, reason in ((fallen, "cannot be differentiated twice"), (differences, "were asked for")):
+        product = approximate.hessian_vector_product(vector)
+        assert float((product - expected).norm() / expected.norm()) < 1e-6
+        assert approximate.approximation is not None
+        assert reason in approximate.approximation.reason
+    with pytest.raises(DoubleBackwardError, match="once_differentiable"):
+        in_parts(custom, x, y, "double_backward")[0].hessian_vector_product(vector)
+
+
+def test_microbatches_take_what_one_batch_takes() -> None:
+    first, second = (nn.Parameter(torch.tensor([2.0], dtype=torch.float64)) for _ in range(2))
+    closures = [lambda: (first**2).sum(), lambda: (second**3).sum()]
+    parts = MicrobatchedSurface(closures, [3, 1], [first, second], rounding=0.01)
+    assert parts.gradient().tolist() == [3.0, 3.0]  # a part need not depend on all parameters
+    assert parts.rounding == 0.01
+    assert MicrobatchedSurface(closures, [3, 1], [first, second]).rounding == torch.finfo(torch.float64).eps
+    with pytest.raises(ValueError, match="shorter"):
+        MicrobatchedSurface(closures, [1], [first, second])
+
+    class Half:
+        def agree(self, error: Exception | None) -> None:
+            assert error is None
+
+        def __call__(self, value: torch.Tensor) -> torch.Tensor:
+            return value / 2
+
+    halved = MicrobatchedSurface(closures, [3, 1], [first, second], average=Half())
+    assert halved.gradient().tolist() == [1.5, 1.5]

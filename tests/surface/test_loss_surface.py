@@ -426,3 +426,15 @@ def test_rounding_is_that_of_the_coarsest_format(dtypes: list[torch.dtype], give
     parameters = [nn.Parameter(torch.ones(1, dtype=dtype)) for dtype in dtypes]
     arguments = {"rounding": given} if given else {}
     assert LossSurface(lambda: torch.zeros(()), parameters, **arguments).rounding == expected
+
+
+def test_weights_of_an_average_may_be_zero_or_less_than_one_but_not_all_zero() -> None:
+    weight = nn.Parameter(torch.tensor([2.0], dtype=torch.float64))
+    first = LossSurface(lambda: (weight**2).sum(), [weight])
+    second = LossSurface(lambda: (weight**3).sum(), first.space)
+    assert float(AverageSurface([first, second], weights=[0.5, 0.0]).loss()) == 4.0
+    assert float(AverageSurface([first, second], weights=[0.25, 0.75]).loss()) == 7.0
+    assert float(AverageSurface([first, second]).loss()) == 6.0
+    for weights in ([0.0, 0.0], [3.0, -1.0], [1.0], [1.0, 1.0, 1.0]):
+        with pytest.raises(ValueError, match="Expected 2 non-negative weights with a positive sum"):
+            AverageSurface([first, second], weights=weights)
