@@ -41,8 +41,13 @@ $(VENV)-integrations/.installed: requirements-integrations.lock pyproject.toml
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
 	touch $@
 
-benchmark: $(VENV)-benchmark/.installed  ## time and error beside the other libraries, ratios in one run (long)
-	$(VENV)-benchmark/bin/python -m benchmarks
+benchmark: $(VENV)-benchmark/.installed $(VENV)-slice-peers/.installed  ## time and error beside other libraries (long)
+	PEERS_PYTHON=$(VENV)-slice-peers/bin/python $(VENV)-benchmark/bin/python -m benchmarks
+
+$(VENV)-slice-peers/.installed: requirements-slice-peers.lock
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-slice-peers.lock
+	touch $@
 
 $(VENV)-benchmark/.installed: requirements-benchmark.lock requirements-dev.lock pyproject.toml
 	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)

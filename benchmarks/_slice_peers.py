@@ -11,6 +11,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from importlib.metadata import version
 
 import numpy as np
 import torch
@@ -74,13 +75,6 @@ def loss_landscape_3d_line(net: nn.Module, batch: torch.Tensor, targets: torch.T
     return calculator.calculate_1d_path(np.linspace(-1, 1, POINTS), state, moved)
 
 
-def pylandscape_line(net: nn.Module, batch: torch.Tensor, targets: torch.Tensor) -> np.ndarray:
-    from pylandscape.surface import Surface
-
-    surface = Surface(net, nn.CrossEntropyLoss(), [(batch, targets)])
-    return surface.random_line((-1.0, 1.0), POINTS)[1]
-
-
 def bare_line(net: nn.Module, batch: torch.Tensor, targets: torch.Tensor) -> np.ndarray:
     with torch.no_grad():
         return np.array([nn.functional.cross_entropy(net(batch), targets).item() for _ in range(POINTS)])
@@ -91,7 +85,6 @@ LINES: dict[str, Callable[..., np.ndarray]] = {
     "loss-landscapes": loss_landscapes_line,
     "landscaper": landscaper_line,
     "loss-landscape-3d": loss_landscape_3d_line,
-    "pylandscape": pylandscape_line,
 }
 
 
@@ -131,6 +124,7 @@ def main() -> None:
                 "ratio": f"{own / bare:.2f}",
                 "centre": f"{abs(losses[POINTS // 2] - true):.1g}",
                 "restored": ", ".join(left) or "as before",
+                "version": "" if sys.argv[1] == "bare" else version(sys.argv[1]),
                 "note": "constant: the line does not move" if spread == 0.0 and sys.argv[1] != "bare" else "",
             }
         )

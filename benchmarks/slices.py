@@ -2,7 +2,7 @@
 
 Times are processor seconds of one thread, the least of rounds in which the contenders take turns: on a machine that
 others use too, what is above the least is their doing. Peers run when ``PEERS_PYTHON`` names the Python of an
-environment that holds them (torch of the same version, loss-landscapes, landscaper, loss-landscape-3d).
+environment that holds them (``requirements-slice-peers.lock``; ``make benchmark`` makes it).
 """
 
 from __future__ import annotations
@@ -146,13 +146,16 @@ def peers() -> None:
         print("(not run: PEERS_PYTHON is not set)")
         return
     script = Path(__file__).with_name("_slice_peers.py")
-    for peer in ("bare", "loss-landscapes", "landscaper", "loss-landscape-3d", "pylandscape"):
+    for peer in ("bare", "loss-landscapes", "landscaper", "loss-landscape-3d"):
         done = subprocess.run([python, str(script), peer], capture_output=True, text=True, check=False)
         if done.returncode:
             print(f"| {peer} | {(done.stderr.strip().splitlines() or ['failed'])[-1][:160]} | | | |", flush=True)
             continue
         row = json.loads(done.stdout.strip().splitlines()[-1])
-        print(f"| {peer} | {row['ratio']} | {row['centre']} | {row['restored']} | {row['note']} |", flush=True)
+        print(
+            f"| {peer} {row['version']} | {row['ratio']} | {row['centre']} | {row['restored']} | {row['note']} |",
+            flush=True,
+        )
 
 
 def main() -> None:

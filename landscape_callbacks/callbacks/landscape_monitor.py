@@ -207,7 +207,7 @@ class LandscapeMonitor(Callback):
         for act in self._acting("on_train_end"):
             act(trainer, pl_module)
         if self.summary:
-            print_summary(trainer, self.parts)
+            print_summary(trainer, self.parts, self.max_overhead)
 
     def _acting(self, hook: str) -> list[Any]:
         """The parts' own methods for a hook; looked up once, since hooks run at every batch."""

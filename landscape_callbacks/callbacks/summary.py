@@ -14,20 +14,22 @@ _NAMES = {
     "gradient_norms": "gradient norms",
     "critical_learning_rate": "critical learning rate",
 }
+_FEW = 3
 
 
 @rank_zero_only
-def print_summary(trainer: Any, parts: Mapping[str, Monitor]) -> None:
+def print_summary(trainer: Any, parts: Mapping[str, Monitor], max_overhead: float | None) -> None:
     """Prints what was measured, what it cost, the verdict, and where to look."""
     bar = trainer.progress_bar_callback
     write = bar.print if bar is not None and bar.is_enabled else print
-    write("\n".join(summary_lines(trainer, parts)))
+    write("\n".join(summary_lines(trainer, parts, max_overhead)))
 
 
-def summary_lines(trainer: Any, parts: Mapping[str, Monitor]) -> list[str]:
+def summary_lines(trainer: Any, parts: Mapping[str, Monitor], max_overhead: float | None) -> list[str]:
     """The summary, line by line."""
     coordinator = next(iter(parts.values())).coordinator
     metrics = trainer._logger_connector._callback_metrics
+    eigenvalues = parts.get("eigenvalues")
     counts = [f"{_NAMES.get(name, name)} {part.cadence.measurements}x" for name, part in parts.items()]
     lines = ["Loss landscape", f"  measured: {', '.join(counts)}; {coordinator.overhead():.1%} of the time of the fit"]
     if coordinator.failed:
@@ -42,8 +44,8 @@ def summary_lines(trainer: Any, parts: Mapping[str, Monitor]) -> list[str]:
         )
         if tag in metrics
     ]
-    if curvature:
-        lines.append(f"  last seen: {', '.join(curvature)}")
+    if curvature and eigenvalues is not None and eigenvalues.cadence.last_step is not None:
+        lines.append(f"  at step {eigenvalues.cadence.last_step}, the last measured: {', '.join(curvature)}")
     diagnosis = parts.get("diagnosis")
     if isinstance(diagnosis, SaddlePointMonitor):
         look = diagnosis.look
@@ -53,6 +55,11 @@ def summary_lines(trainer: Any, parts: Mapping[str, Monitor]) -> list[str]:
             lines.append(f"  verdict: {look.verdict.sentence}")
             if look.verdict.suggestion:
                 lines.append(f"  suggestion: {look.verdict.suggestion}")
+    if max_overhead is not None and eigenvalues is not None and eigenvalues.cadence.measurements < _FEW:
+        lines.append(
+            f"  few measurements: they come when the run has paid for them within max_overhead={max_overhead:g}. "
+            "A larger one brings more; 0.5 suits a run of a few minutes."
+        )
     if coordinator.log_dir is not None:
         if any(type(logger).__name__ == "TensorBoardLogger" for logger in trainer.loggers):
             lines.append(f"  look at it: tensorboard --logdir {coordinator.log_dir}")

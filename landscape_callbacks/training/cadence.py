@@ -33,6 +33,7 @@ class Cadence:
         spent: Seconds spent on measurements.
         expected: Seconds that the next measurement is expected to take.
         measurements: Measurements so far.
+        last_step: Step of the last one; ``None`` before the first.
     """
 
     every_n_steps: int
@@ -41,6 +42,7 @@ class Cadence:
     spent: float = 0.0
     expected: float = 0.0
     measurements: int = 0
+    last_step: int | None = None
 
     def __post_init__(self) -> None:
         if self.max_overhead is None:
@@ -83,6 +85,7 @@ class Cadence:
         """
         self.spent += seconds
         self.measurements += 1
+        self.last_step = step
         again = seconds - rare
         self.expected = again if self.expected == 0.0 else max(again, _FORGETTING * (self.expected + again))
 
@@ -107,12 +110,13 @@ class Cadence:
             "spent": self.spent,
             "expected": self.expected,
             "measurements": self.measurements,
+            "last_step": self.last_step,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues the cadence of a run that was interrupted."""
         for name in self.state_dict():
-            setattr(self, name, state[name])
+            setattr(self, name, state.get(name, getattr(self, name)))
 
 
 class Clock:

@@ -96,9 +96,22 @@ def test_the_summary_says_what_was_measured_and_where_to_look(
     trainer = fit(LandscapeMonitor(), tmp_path)
     printed = capsys.readouterr().out
     assert "eigenvalues 1x" in printed
-    assert "last seen: largest eigenvalue" in printed
+    assert "at step 1, the last measured: largest eigenvalue" in printed
+    assert "within max_overhead=0.05. A larger one brings more" in printed
     assert "verdict: none yet. A look costs about 640 training steps" in printed
     assert f"tensorboard --logdir {trainer.log_dir}" in printed
+
+
+def test_the_summary_of_many_measurements_names_the_last_step_and_asks_for_no_larger_budget(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monitor = LandscapeMonitor(**EVERY_STEP)
+    trainer = fit(monitor, tmp_path)
+    printed = capsys.readouterr().out
+    last = trainer.global_step - 1
+    assert monitor.parts["eigenvalues"].cadence.last_step == last, "before the optimizer's last step"
+    assert f"at step {last}, the last measured: largest eigenvalue" in printed
+    assert "few measurements" not in printed
 
 
 def test_a_resumed_run_goes_on_with_every_part(tmp_path: Path) -> None:
