@@ -7,7 +7,7 @@ from torch import nn
 from landscape_callbacks.surface import LossSurface, ParameterSpace
 from landscape_callbacks.surface.central_difference import CentralDifference, InaccurateDifferenceError
 from landscape_callbacks.surface.microbatched_surface import MicrobatchedSurface
-from landscape_callbacks.surface.retained_graph import DoubleBackwardError
+from landscape_callbacks.surface.retained_graph import DoubleBackwardError, RetainedGraph
 
 
 class OnceDifferentiable(torch.autograd.Function):
@@ -201,3 +201,57 @@ def test_microbatches_take_what_one_batch_takes() -> None:
 
     halved = MicrobatchedSurface(closures, [3, 1], [first, second], average=Half())
     assert halved.gradient().tolist() == [1.5, 1.5]
+
+
+class Refusing(torch.autograd.Function):
+    """The identity, with a gradient that raises."""
+
+    error: Exception
+
+    @staticmethod
+    def forward(ctx, x):  # type: ignore[no-untyped-def]
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
+        raise Refusing.error
+
+
+class Square(torch.autograd.Function):
+    """x², which cannot be differentiated twice."""
+
+    @staticmethod
+    def forward(ctx, x):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
+        (x,) = ctx.saved_tensors
+        return 2 * gradient * Refusing.apply(x)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("no such derivative\nand more of it"), "differentiated twice (no such derivative)"),
+        (NotImplementedError(), "differentiated twice (NotImplementedError)"),
+        (TypeError(" \n"), "differentiated twice (TypeError)"),
+    ],
+)
+def test_what_a_second_derivative_raises_is_told_in_its_first_line(error: Exception, said: str) -> None:
+    weight = nn.Parameter(torch.ones(3))
+    Refusing.error = error
+    graph = RetainedGraph(Square.apply(weight).sum(), ParameterSpace([weight]))
+    with pytest.raises(DoubleBackwardError) as raised:
+        graph.product([torch.ones(3)])
+    assert str(raised.value).endswith(said)
+    assert raised.value.__cause__ is error
+
+
+def test_running_out_of_memory_in_a_second_derivative_stays_what_it_is() -> None:
+    weight = nn.Parameter(torch.ones(3))
+    Refusing.error = torch.OutOfMemoryError("out of memory")
+    graph = RetainedGraph(Square.apply(weight).sum(), ParameterSpace([weight]))
+    with pytest.raises(torch.OutOfMemoryError):
+        graph.product([torch.ones(3)])
