@@ -1,8 +1,8 @@
 """Full-batch training rises to the edge of stability and stays there: gradient descent, momentum and Adam.
 
 After Cohen et al. 2021 and 2022. Each optimizer has its own limit on the curvature, Adam on that of the preconditioned
-Hessian; ``stability/ratio`` is the curvature over the limit. Real images: 300 of scikit-learn's 8x8 digits. One to two
-minutes; draws ``edge_of_stability.png``.
+Hessian; ``stability/ratio`` is the curvature over the limit. Real images: 300 of scikit-learn's 8x8 digits. About a
+minute on one core; draws ``edge_of_stability.png``.
 """
 
 from __future__ import annotations

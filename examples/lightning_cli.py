@@ -1,6 +1,8 @@
 """LightningCLI: the monitors from YAML.
 
 python examples/lightning_cli.py fit --config examples/lightning_cli.yaml
+
+About half a minute on one core.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A run that stalls at a saddle, and what three ways of setting the learning rate make of it. About half a minute.
+"""A run that stalls at a saddle, and what three ways of setting the learning rate make of it.
 
 A small network on real images (scikit-learn's 8x8 digits) starts from weights near zero. There is a saddle point: the
 gradient is nearly zero, and the way down has to be found from next to nothing. A constant learning rate sits on the
@@ -6,7 +6,7 @@ plateau for a long while. ReduceLROnPlateau takes it for the end and cuts the ra
 PlateauLearningRateAdjuster looks at the curvature, finds a direction that leads down and steps far too small to follow
 it, and raises the rate.
 
-Afterwards: ``plateau_rescue.png``.
+About two minutes on one core. Afterwards: ``plateau_rescue.png``.
 """
 
 from __future__ import annotations

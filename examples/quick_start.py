@@ -1,4 +1,5 @@
-"""The shortest use: one callback on a Trainer. Real images (scikit-learn's 8x8 digits); about ten seconds.
+"""The shortest use: one callback on a Trainer. Real images (scikit-learn's 8x8 digits); about half
+a minute on one core.
 
 Afterwards: ``tensorboard --logdir lightning_logs``.
 """
