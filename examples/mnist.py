@@ -96,7 +96,8 @@ def print_measurements(log_dir: str, rows: int = 16) -> None:
     print(
         "over the optimizer's limit; 1 is the edge of stability. Time spent: the monitors' share of the run so far. It"
     )
-    print("begins high, since the first measurement comes at step 1. The demo grants more than the default 5 %.")
+    print("begins high, since the first measurement comes at step 1; at the end of the fit the plane is added to it. The")
+    print("demo grants more than the default 5 %.")
 
 
 def main() -> None:

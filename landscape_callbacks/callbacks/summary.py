@@ -61,8 +61,9 @@ def summary_lines(trainer: Any, parts: Mapping[str, Monitor], max_overhead: floa
             "A larger one brings more; 0.5 suits a run of a few minutes."
         )
     if coordinator.log_dir is not None:
-        if any(type(logger).__name__ == "TensorBoardLogger" for logger in trainer.loggers):
-            lines.append(f"  look at it: tensorboard --logdir {coordinator.log_dir}")
+        boards = [logger for logger in trainer.loggers if type(logger).__name__ == "TensorBoardLogger"]
+        if boards:
+            lines.append(f"  look at it: tensorboard --logdir {boards[0].root_dir}")
         else:
             lines.append(f"  look at it: python -m landscape_callbacks report {coordinator.log_dir} -o report.html")
     return lines

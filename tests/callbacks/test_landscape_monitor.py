@@ -93,13 +93,13 @@ def test_the_shares_of_the_budget_add_up_to_less_than_the_budget() -> None:
 def test_the_summary_says_what_was_measured_and_where_to_look(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trainer = fit(LandscapeMonitor(), tmp_path)
+    fit(LandscapeMonitor(), tmp_path)
     printed = capsys.readouterr().out
     assert "eigenvalues 1x" in printed
     assert "at step 1, the last measured: largest eigenvalue" in printed
     assert "within max_overhead=0.05. A larger one brings more" in printed
     assert "verdict: none yet. A look costs about 640 training steps" in printed
-    assert f"tensorboard --logdir {trainer.log_dir}" in printed
+    assert f"tensorboard --logdir {tmp_path / 'lightning_logs'}\n" in printed
 
 
 def test_the_summary_of_many_measurements_names_the_last_step_and_asks_for_no_larger_budget(
