@@ -3,13 +3,15 @@
 import { element } from "../dom.js";
 import { sized } from "./plot.js";
 import { viridis } from "./colormap.js";
+import { drawAxes } from "./surface_axes.js";
 import { color, onThemeChange } from "./theme.js";
 
 const START = { yaw: -0.7, pitch: 0.55, zoom: 1 };
 
 /**
- * `show({xs, ys, values, share, path, labels, label})`: `share(value)` maps a value to 0..1 for height and colour;
- * `path` is [{x, y, value}] drawn on the surface; drag, arrow keys, plus and minus turn and zoom; a double click resets.
+ * `show({xs, ys, values, share, height, path, marks, labels, label})`: `share(value)` maps a value to 0..1 for height and colour;
+ * `height` is {kind, domain, title} of its axis; `path` is [{x, y, value}] drawn on the surface, `marks` single places
+ * [{x, y, value, hollow}]; drag, arrow keys, plus and minus turn and zoom; a double click resets.
  */
 export class SurfacePlot {
   constructor(height = 320) {
@@ -85,17 +87,19 @@ export class SurfacePlot {
     const context = sized(this.canvas, width, height);
     const camera = makeCamera(this.view, width, height);
     const place = placeIn(this.spec);
-    drawFloor(context, camera);
+    drawAxes(context, camera, place, this.spec, width, height);
     for (const shape of sortedShapes(this.spec, place, camera)) shape.draw(context);
-    drawLabels(context, camera, this.spec.labels, width);
+    for (const { x, y, value, hollow } of this.spec.marks) {
+      if (Number.isFinite(value)) drawMark(context, camera(raised(place(x, y, value))), hollow);
+    }
   }
 }
 
 /** Projects a point of the cube [-1, 1]^3 (height last) to [x, y, depth]. */
 function makeCamera({ yaw, pitch, zoom }, width, height) {
   // At the first view the nearest corner of the floor lies 1.6 units below the middle, the farthest top corner 1 above.
-  const size = Math.min(width * 0.3, height * 0.34) * zoom;
-  const middle = height * 0.42;
+  const size = Math.min(width * 0.27, height * 0.31) * zoom;
+  const middle = height * 0.4;
   const [cy, sy, cp, sp] = [Math.cos(yaw), Math.sin(yaw), Math.cos(pitch), Math.sin(pitch)];
   return ([x, y, z]) => {
     const [right, away] = [x * cy - y * sy, x * sy + y * cy];
@@ -185,34 +189,13 @@ function segment(from, to) {
   return { depth: (from[2] + to[2]) / 2 - 0.12, draw };
 }
 
-function drawFloor(context, camera) {
-  const corners = [
-    [-1, -1],
-    [1, -1],
-    [1, 1],
-    [-1, 1],
-  ].map(([x, y]) => camera([x, y, -0.6]));
-  context.strokeStyle = color("--grid-strong");
+/** A place on the surface that is seen from all sides: filled, or hollow. */
+function drawMark(context, [x, y], hollow) {
   context.beginPath();
-  for (const [x, y] of corners) context.lineTo(x, y);
-  context.closePath();
+  context.arc(x, y, hollow ? 4 : 6, 0, 2 * Math.PI);
+  context.fillStyle = hollow ? "#ffffff" : color("--path");
+  context.strokeStyle = hollow ? color("--path") : "#ffffff";
+  context.lineWidth = 1.5;
+  context.fill();
   context.stroke();
-}
-
-/** The names of the axes at the two edges of the floor that are nearer to the eye. */
-function drawLabels(context, camera, labels, width) {
-  context.fillStyle = color("--text-muted");
-  context.font = "11px system-ui, sans-serif";
-  context.textAlign = "center";
-  context.textBaseline = "top";
-  const nearer = (a, b) => (camera(a)[2] < camera(b)[2] ? a : b);
-  const edges = [
-    [labels.x, nearer([0, -1.12, -0.6], [0, 1.12, -0.6])],
-    [labels.y, nearer([-1.12, 0, -0.6], [1.12, 0, -0.6])],
-  ];
-  for (const [text, at] of edges) {
-    const [x, y] = camera(at);
-    const half = context.measureText(text).width / 2 + 4;
-    context.fillText(text, Math.min(Math.max(x, half), width - half), y);
-  }
 }

@@ -15,6 +15,7 @@ import { Section, entriesForGroups } from "./section.js";
 
 const KIND = "plane";
 const LEVELS = 14;
+const PIECES = 40;
 const TITLES = new Map([
   ["random", "Random plane"],
   ["eigenvectors", "Plane of two eigenvectors"],
@@ -45,8 +46,8 @@ class PlaneCard {
   constructor(run, name) {
     this.run = run;
     this.key = `${KIND}/${name}`;
-    this.map = new Plot(360);
-    this.surface = new SurfacePlot(360);
+    this.map = new Plot(380);
+    this.surface = new SurfacePlot(380);
     this.bar = element("span", { class: "color-bar", style: { background: gradient(viridis) } });
     this.low = element("span", {});
     this.high = element("span", {});
@@ -94,15 +95,18 @@ class PlaneCard {
         rows: [{ label: "loss", value: formatNumber(valueOnGrid(x, y, loss, px, py)) }],
       }),
     });
-    if (this.surfaceOf !== record) {
-      this.surfaceOf = record;
+    const surfaceOf = `${record.step} ${here?.step} ${this.run.series.get(this.key).version}`;
+    if (this.surfaceOf !== surfaceOf) {
+      this.surfaceOf = surfaceOf;
       this.surface.show({
         label: `Surface of the loss over two directions at step ${record.step}.`,
         xs: x,
         ys: y,
         values: loss,
         share,
+        height: heightAxis(this.colors),
         path: pathOnSurface(record.arrays),
+        marks: marksOnSurface(record.arrays, here),
         labels: { x: String(record.info.x_label ?? "x"), y: String(record.info.y_label ?? "y") },
       });
     }
@@ -146,12 +150,30 @@ function pathLayers({ trajectory_x: xs, trajectory_y: ys }) {
   ];
 }
 
+/** The path with long pieces cut into short ones, which follow the surface. */
 function pathOnSurface({ trajectory_x: xs, trajectory_y: ys, x, y, loss }) {
-  return Array.from(xs ?? [], (value, index) => ({
-    x: value,
-    y: ys[index],
-    value: valueOnGrid(x, y, loss, value, ys[index]),
-  }));
+  const places = [];
+  for (let index = 0; index < (xs?.length ?? 0); index += 1) {
+    const before = Math.max(index - 1, 0);
+    const [dx, dy] = [xs[index] - xs[before], ys[index] - ys[before]];
+    const share = Math.hypot(dx / (x.at(-1) - x[0]), dy / (y.at(-1) - y[0]));
+    const pieces = Math.min(Math.max(Math.ceil(share * PIECES), 1), PIECES) || 1;
+    for (let piece = 1; piece <= pieces; piece += 1) {
+      places.push([xs[before] + (dx * piece) / pieces, ys[before] + (dy * piece) / pieces]);
+    }
+  }
+  return places.map(([px, py]) => ({ x: px, y: py, value: valueOnGrid(x, y, loss, px, py) }));
+}
+
+function heightAxis({ low, high, logarithmic }) {
+  return { kind: logarithmic ? "log" : "linear", domain: [low, high], title: logarithmic ? "loss (log)" : "loss" };
+}
+
+/** The start of the path, hollow, and where training was at the chosen step; without a path, the weights of the record. */
+function marksOnSurface({ trajectory_x: xs, trajectory_y: ys, x, y, loss }, here) {
+  const now = here ?? { x: 0, y: 0 };
+  const places = xs?.length ? [{ x: xs[0], y: ys[0], hollow: true }, now] : [now];
+  return places.map((at) => ({ x: at.x, y: at.y, hollow: at.hollow, value: valueOnGrid(x, y, loss, at.x, at.y) }));
 }
 
 /** Where training was at a step, on its projected path. */
@@ -169,12 +191,16 @@ function placeText({ x, y, loss }) {
 
 function planeReadout(record, here, step) {
   const entries = [];
-  if (here)
-    entries.push({
-      color: color("--path"),
-      label: `training at step ${formatStep(here.step)}`,
-      value: placeText(here),
-    });
+  const shade = color("--path");
+  if (here) {
+    const start = record.arrays.trajectory_step[0];
+    entries.push({ color: shade, label: "path of training", value: "" });
+    entries.push({ color: shade, shape: "ring", label: "from step", value: formatStep(start) });
+    const label = `training at step ${formatStep(here.step)}`;
+    entries.push({ color: shade, shape: "dot", label, value: placeText(here) });
+  } else {
+    entries.push({ color: shade, shape: "dot", label: "weights at step", value: formatStep(record.step) });
+  }
   if (record.info.nonfinite > 0)
     entries.push({ label: "points that are not finite", value: formatNumber(record.info.nonfinite) });
   if (record.step !== step) entries.push({ label: "measured at step", value: formatStep(record.step) });
