@@ -1,12 +1,17 @@
 // Layers that colour every pixel: heat maps over training, and planes.
 
+// The last column, and one that stands alone, are seen also where they reach no farther than the end of the axis.
+const LAST_PIXELS = 3;
+const ALONE_PIXELS = 14;
+
 /**
  * Columns side by side: each {from, to, curve} fills x from `from` to `to` with the values of `curve()`, {xs, ys}, along y.
  * Only the curves of columns that get a pixel are asked for.
  * `shade(value) -> [red, green, blue]`; where a column has no finite value nothing is drawn.
  */
-export function heatColumns(columns, shade) {
+export function heatColumns(measured, shade) {
   return (context, frame) => {
+    const columns = widened(measured, frame);
     paint(context, frame, (image, width, height) => {
       const ys = Array.from({ length: height }, (_, row) => frame.invertY(frame.top + (row + 0.5) / frame.ratio));
       let at = 0;
@@ -22,6 +27,17 @@ export function heatColumns(columns, shade) {
       }
     });
   };
+}
+
+function widened(columns, frame) {
+  if (!columns.length) return columns;
+  const last = { ...columns.at(-1) };
+  const end = frame.invertX(frame.left + frame.width);
+  const least = frame.invertX(frame.left + (columns.length > 1 ? LAST_PIXELS : ALONE_PIXELS)) - frame.invertX(frame.left);
+  last.to = Math.max(last.to, last.from + least);
+  last.from = Math.min(last.from, end - least);
+  const before = columns.slice(0, -1).map((column) => ({ ...column, to: Math.min(column.to, last.from) }));
+  return [...before, last];
 }
 
 /** A function on a grid, values[row of y][column of x] flat, interpolated bilinearly. */

@@ -27,8 +27,8 @@ export function axisControl(label, key, choices) {
 }
 
 /**
- * Values at the chosen step under a plot, and its legend: groups of entries {color, dashed, label, value}. A group begins a
- * new line; there is one a run.
+ * Values at the chosen step under a plot, and its legend: groups of entries {color, dash, shape, label, value}, with the look
+ * of a swatch. A group begins a new line; there is one a run.
  */
 export class Readout {
   constructor() {
@@ -47,10 +47,20 @@ export class Readout {
   }
 }
 
-function readoutEntry({ color, dashed, label, value }) {
-  const style = { "--swatch": color ?? "transparent" };
-  const swatch = color ? element("span", { class: dashed ? "swatch dashed" : "swatch", style }) : null;
-  return element("div", {}, element("dt", {}, swatch, label), element("dd", {}, value));
+function readoutEntry({ label, value, ...look }) {
+  return element("div", {}, element("dt", {}, look.color ? swatch(look) : null, label), element("dd", {}, value));
+}
+
+/** A piece of a curve as the plot draws it, or by `shape` an "upright" line, a "dot", a "ring". `dash` is as on a canvas. */
+export function swatch({ color, dash = [], shape = "" }) {
+  const style = { "--swatch": dash.length ? dashes(color, dash, shape === "upright" ? "bottom" : "right") : color };
+  return element("span", { class: `swatch ${shape}`.trim(), style });
+}
+
+function dashes(color, dash, side) {
+  let at = 0;
+  const stops = dash.map((length, index) => `${index % 2 ? "transparent" : color} ${at}px ${(at += length)}px`);
+  return `repeating-linear-gradient(to ${side}, ${stops.join(", ")})`;
 }
 
 /** The runs that a card shows. */

@@ -15,6 +15,7 @@ import { Section, entriesForGroups } from "./section.js";
 const KIND = "density";
 // Below this share of the highest density nothing is told from the estimate's own smoothing.
 const FLOOR = 1e-5;
+const LIMIT_DASH = [2, 3];
 
 export function densitySection() {
   return new Section({
@@ -78,7 +79,7 @@ class DensityCard {
           ),
           line(record.arrays.grid, ys, { color: shade(run), width: 1.8 }),
           ...(Number.isFinite(limit)
-            ? [verticalRule(limit, { color: alone ? color("--limit") : shade(run), dash: [2, 3] })]
+            ? [verticalRule(limit, { color: alone ? color("--limit") : shade(run), dash: LIMIT_DASH })]
             : []),
         ];
       }),
@@ -112,6 +113,7 @@ class DensityMapCard {
           scale: () => ramp(color("--card"), color("--density-1"), color("--density-2"), color("--density-3")),
           gridKind: (model) => model.options.densityAxis,
           overlays: () => limitCurve(run),
+          overlayName: "stability limit",
           overlaid: ["eigenvalues/hessian"],
         }),
     );
@@ -135,7 +137,8 @@ function densityReadout({ run, record, limit }, alone, shade, step) {
   if (Number.isFinite(limit))
     entries.push({
       color: alone ? color("--limit") : shade,
-      dashed: true,
+      dash: LIMIT_DASH,
+      shape: "upright",
       label: "stability limit",
       value: formatNumber(limit),
     });
@@ -159,6 +162,7 @@ function limitCurve(run) {
       xs: records.map((record) => record.step),
       ys: records.map((record) => toNumber(record.info.limit)),
       color: color("--limit"),
+      dash: LIMIT_DASH,
     },
   ];
 }

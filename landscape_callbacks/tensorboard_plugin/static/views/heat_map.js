@@ -1,6 +1,6 @@
 // A curve at each step, as a heat map over training: x the step, y the curve's own axis, colour its value.
 
-import { element } from "../dom.js";
+import { element, replace } from "../dom.js";
 import { formatNumber, formatStep } from "../format.js";
 import { verticalRule, line } from "../plot/layers.js";
 import { Plot } from "../plot/plot.js";
@@ -9,11 +9,13 @@ import { gradient, viridis } from "../plot/colormap.js";
 import { heatColumns, interpolate } from "../plot/raster.js";
 import { extent } from "../plot/scales.js";
 import { color } from "../plot/theme.js";
+import { swatch } from "./controls.js";
 import { timeAxis, timeHover, timeKey } from "./time_axis.js";
 
 /**
  * Options: `grid` and `values` name the arrays of a record; `gridTitle`, `valueTitle` the axes; `scale()` the colours;
- * `gridKind(model)` the axis; `curve(grid, values)` what is drawn between the points; `overlays(model)` curves [{xs, ys, color}] drawn on top.
+ * `gridKind(model)` the axis; `curve(grid, values)` what is drawn between the points; `overlays(model)` curves
+ * [{xs, ys, color, dash}] drawn on top, called `overlayName`.
  */
 export class HeatMap {
   constructor(run, key, options) {
@@ -31,12 +33,18 @@ export class HeatMap {
     this.plot = new Plot(190);
     this.caption = element("span", {});
     this.bar = element("span", { class: "color-bar" });
+    this.overlayLegend = element("span", {});
     this.low = element("span", {});
     this.high = element("span", {});
     this.element = element(
       "figure",
       { class: "heat-map" },
-      element("figcaption", {}, this.caption, element("span", { class: "legend" }, this.low, this.bar, this.high)),
+      element(
+        "figcaption",
+        {},
+        this.caption,
+        element("span", { class: "legend" }, this.overlayLegend, this.low, this.bar, this.high),
+      ),
       this.plot.element,
     );
     this.version = null;
@@ -50,7 +58,8 @@ export class HeatMap {
     this.version = series?.version;
     const axis = timeAxis(model, [this.run]);
     const scale = this.options.scale();
-    const overlays = this.options.overlays(model);
+    const [low, high] = this.domain;
+    const overlays = this.options.overlays(model).filter(({ ys }) => ys.some((y) => y >= low && y <= high));
     this.plot.show({
       label: `${this.options.valueTitle} over training as a heat map, ${this.columns.length} records.`,
       key,
@@ -59,13 +68,14 @@ export class HeatMap {
       y: { kind, domain: this.domain, title: this.options.gridTitle },
       layers: [
         heatColumns(this.columns, (value) => scale(this.colors.share(value))),
-        ...overlays.map(({ xs, ys, color: shade }) => line(xs, ys, { color: shade, dash: [3, 3] })),
+        ...overlays.map(({ xs, ys, ...style }) => line(xs, ys, style)),
       ],
       marks: [verticalRule(model.step, { color: color("--cursor-on-map"), width: 1.5 })],
       hover: (step, place) => this.hover(model, step, place),
       pick: axis.pick,
     });
     this.bar.style.setProperty("background", gradient(scale));
+    replace(this.overlayLegend, overlays.length ? [swatch(overlays[0]), this.options.overlayName] : []);
   }
 
   prepare(series, named) {
@@ -87,7 +97,7 @@ export class HeatMap {
       { cut: this.options.cut, floor: this.options.floor, logarithmic: this.options.logarithmic },
     );
     const words = describeDomain(this.colors);
-    this.caption.textContent = `${this.options.valueTitle} over training${named ? `: ${this.run.name}` : ""} (${words.scale} colours)`;
+    this.caption.textContent = `${this.options.valueTitle} over training${named ? `: ${this.run.name}` : ""} (${words.scale} colours)${soFar(usable)}`;
     this.low.textContent = words.low;
     this.high.textContent = words.high;
   }
@@ -101,6 +111,13 @@ export class HeatMap {
     ];
     return timeHover(model, [this.run], step, rows);
   }
+}
+
+/** One column looks like none: it is said. */
+function soFar(records) {
+  if (records.length > 1) return "";
+  if (!records.length) return ": nothing to draw yet";
+  return `: one measurement so far, at step ${formatStep(records[0].step)}; the map grows with the next`;
 }
 
 function valueIn(column, place) {
