@@ -34,7 +34,7 @@ def gradient_norms(gradients: Sequence[Tensor]) -> Tensor:
         tensor([5., 0.], dtype=torch.float64)
     """
     if not gradients:
-        return torch.zeros(0)
+        return torch.zeros(0, dtype=torch.float64)
     local = [local_piece(gradient.detach()) for gradient in gradients]
     dense = [gradient.coalesce().values() if gradient.is_sparse else gradient for gradient in local]
     device = dense[0].device

@@ -155,3 +155,4 @@ def test_gradients_of_zero_have_no_noise_scale(count: int) -> None:
 
 def test_no_gradients_have_no_norms() -> None:
     assert gradient_norms([]).shape == (0,)
+    assert gradient_norms([]).dtype == torch.float64
