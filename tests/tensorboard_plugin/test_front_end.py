@@ -11,7 +11,7 @@ from landscape_callbacks.tensorboard_plugin.bundle import bundle
 from landscape_callbacks.tensorboard_plugin.plugin import STATIC_FOLDER
 
 SCRIPTS = sorted(STATIC_FOLDER.rglob("*.js"))
-KILOBYTES = 150
+KILOBYTES = 165
 
 
 def read(name: str) -> str:

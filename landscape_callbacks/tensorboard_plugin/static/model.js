@@ -2,7 +2,7 @@
 
 import { RecordQueue } from "./data/record_queue.js";
 import { Series } from "./data/series.js";
-import { episodeAt, episodes, startOf } from "./data/episodes.js";
+import { episodeAt, episodes, measuredAt, startOf } from "./data/episodes.js";
 import { metricOf, usualMetrics } from "./data/metric.js";
 
 const RUN_COLORS = ["--run-0", "--run-1", "--run-2", "--run-3", "--run-4", "--run-5", "--run-6", "--run-7"];
@@ -29,7 +29,7 @@ export class Model {
     this.step = 0;
     this.following = true;
     this.layout = "overlay";
-    this.options = { lossAxis: "linear", curvatureAxis: "linear", densityAxis: "linear", metricAxis: "linear" };
+    this.options = { lossAxis: "linear", lineAxis: "own", curvatureAxis: "linear", densityAxis: "linear", metricAxis: "linear" };
     this.metrics = null;
     this.version = 0;
     this.problem = null;
@@ -257,12 +257,14 @@ export class Model {
     return run.episodeList;
   }
 
-  /** The episode that a step of a run lies in, with its latest record up to that step; null before the first. */
+  /** The episode of a step of a run, its latest record up to that step, and when that was measured; null before the first. */
   verdictAt(run, step) {
     const episode = episodeAt(this.episodes(run), step);
     if (!episode) return null;
-    const record = this.recordAt(run.series.get("verdict/episode"), step);
-    return { episode, record: record && startOf(record) === episode.start ? record : episode.record };
+    const series = run.series.get("verdict/episode");
+    const latest = this.recordAt(series, step);
+    const record = latest && startOf(latest) === episode.start ? latest : episode.record;
+    return { episode, record, measured: measuredAt(series, record) };
   }
 
   /** How many records of the selected runs could not be read. */

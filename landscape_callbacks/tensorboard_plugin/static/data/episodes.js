@@ -48,6 +48,18 @@ export function startOf(record) {
   return toNumber(record.info.episode_start ?? record.step);
 }
 
+/**
+ * The step that the verdict of a record was measured at. A record written at the end of an episode repeats an earlier look;
+ * where it does not say which, it is the last one of the episode before it.
+ */
+export function measuredAt(series, record) {
+  const written = toNumber(record.info.measured_step);
+  if (Number.isFinite(written)) return written;
+  const isLook = (other) => startOf(other) === startOf(record) && !Number.isFinite(toNumber(other.info.episode_end));
+  const looks = series.loaded().filter((other) => other.step <= record.step && isLook(other));
+  return looks.at(-1)?.step ?? startOf(record);
+}
+
 /** The episode that a step lies in: the last one that began at or before it. */
 export function episodeAt(list, step) {
   return list.filter((episode) => episode.start <= step).at(-1) ?? null;

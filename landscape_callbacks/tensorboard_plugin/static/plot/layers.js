@@ -86,21 +86,20 @@ export function verticalRule(x, { color, width = 1.2, dash = [] }) {
   };
 }
 
-/** A horizontal line. */
-export function horizontalRule(y, { color, width = 1.2, dash = [] }) {
-  return (context, frame) =>
-    line([frame.scales.x.domain[0], frame.scales.x.domain[1]], [y, y], { color, width, dash })(context, frame);
-}
-
-/** A shaded span of the x axis, with a solid strip at its top. */
-export function span(start, end, { color, opacity = 0.1, strip = 5 }) {
+/** Words at the upper right corner, such as what lies beyond the axis; `row` counts from the top. */
+export function note(text, row, { color, paper }) {
   return (context, frame) => {
-    const left = frame.x(start);
-    const width = Math.max(frame.x(end) - left, 1.5);
-    context.fillStyle = faded(color, opacity);
-    context.fillRect(left, frame.top, width, frame.height);
+    context.save();
+    context.font = "600 11px system-ui, sans-serif";
+    context.textAlign = "right";
+    context.textBaseline = "top";
+    const [right, top] = [frame.left + frame.width - 6, frame.top + 4 + 16 * row];
+    const width = context.measureText(text).width;
+    context.fillStyle = paper;
+    context.fillRect(right - width - 3, top - 2, width + 6, 15);
     context.fillStyle = color;
-    context.fillRect(left, frame.top, width, strip);
+    context.fillText(text, right, top);
+    context.restore();
   };
 }
 

@@ -2,15 +2,21 @@
 
 import { element } from "../dom.js";
 import { formatNumber, formatWithError, toNumber } from "../format.js";
-import { band, dots, horizontalRule, line } from "../plot/layers.js";
+import { band, dots, line, note } from "../plot/layers.js";
 import { Plot } from "../plot/plot.js";
 import { extent, padded } from "../plot/scales.js";
 import { color } from "../plot/theme.js";
 import { Readout, axisControl } from "./controls.js";
+import { GAP_DASH, longGaps, withBreaks } from "./gaps.js";
 import { Section, entriesForGroups } from "./section.js";
 import { timeAxis, timeHover, timeKey } from "./time_axis.js";
 
 const KIND = "eigenvalues";
+const LIMIT_DASH = [2, 3];
+// A limit up to so many times above everything else is drawn; one farther up would flatten the rest, and is named at the edge.
+const LIMIT_ROOM = 1.5;
+const EDGE_ROOM = 3.5;
+const NOTE_ROOM = 0.12;
 
 export function curvatureSection() {
   return new Section({
@@ -24,7 +30,7 @@ export function curvatureSection() {
           kind: KIND,
           name,
           title: name === "hessian" ? "Hessian eigenvalues" : `Eigenvalues: ${name}`,
-          create: (runs) => new CurvatureCard(runs, name, eigenvalueCurves, "curvature"),
+          create: (runs) => new CurvatureCard(runs, name, eigenvalueCurves, "curvature (loss per squared weight)"),
         }),
         ...(hasRatio(model, name)
           ? entriesForGroups(model, {
@@ -39,7 +45,10 @@ export function curvatureSection() {
   });
 }
 
-/** A plot of curves over training; `curvesOf(series, run, alone)` -> [{label, color, dash, xs, ys, errors, rule}]. */
+/**
+ * A plot of curves over training; `curvesOf(series, run, alone)` -> [{label, color, dash, xs, ys, errors, room}]. A curve with
+ * `room` is a limit.
+ */
 class CurvatureCard {
   constructor(runs, name, curvesOf, title) {
     this.runs = runs;
@@ -54,31 +63,38 @@ class CurvatureCard {
   update(model) {
     const alone = this.runs.length === 1;
     const groups = this.runs.map((run) => this.curvesOf(run.series.get(this.key), run, alone));
-    const curves = groups.flat();
+    const shared = this.title === "ratio" ? [edgeCurve(model.steps)] : [];
+    const curves = [...groups.flat(), ...shared];
     const axis = timeAxis(model, this.runs);
     const kind = this.title === "ratio" ? "linear" : model.options.curvatureAxis;
+    const { domain, outside } = curveDomain(curves, kind);
     const rows = (step) =>
       curves.map((curve) => ({ color: curve.color, label: curve.label, value: valueAt(curve, step) }));
     this.plot.show({
       label: `${this.title} over training. At step ${model.step}: ${rows(model.step)
         .map((row) => `${row.label} ${row.value}`)
-        .join(", ")}.`,
+        .join(", ")}.${outside.map(({ label }) => ` The ${label} lies above the diagram.`).join("")}`,
       key: timeKey(model, this.runs, [this.key], kind),
       x: axis.x,
       above: axis.above,
-      y: { kind, domain: padded(curveExtent(curves, kind, this.title)), title: this.title },
-      layers: [...axis.layers, ...edgeLayers(this.title), ...curves.flatMap(curveLayers)],
-      marks: axis.marks,
+      y: { kind, domain, title: this.title },
+      layers: [...axis.layers, ...curves.flatMap(curveLayers)],
+      marks: [...axis.marks, ...outside.map((curve, row) => noteAbove(curve, row, model.step))],
       hover: (step) => timeHover(model, this.runs, step, rows),
       pick: axis.pick,
     });
     const entry = (curve) => ({
       color: curve.color,
-      dashed: curve.dash.length > 0,
+      dash: curve.dash,
       label: curve.label,
       value: valueAt(curve, model.step),
     });
-    this.readout.show(groups.map((group) => group.map(entry)));
+    const common = shared.map(entry);
+    if (curves.some((curve) => !curve.room && longGaps(curve.xs).length)) {
+      common.push({ color: color("--text-muted"), dash: GAP_DASH, label: "long between measurements", value: "" });
+    }
+    const entries = groups.map((group) => group.map(entry));
+    this.readout.show(alone ? [[...entries[0], ...common]] : common.length ? [...entries, common] : entries);
   }
 }
 
@@ -125,11 +141,11 @@ function eigenvalueCurves(series, run, alone) {
     curves.push({
       label: `${prefix}stability limit`,
       color: alone ? color("--limit") : own,
-      dash: [2, 3],
+      dash: LIMIT_DASH,
       xs,
       ys: limits,
       errors: null,
-      rule: true,
+      room: LIMIT_ROOM,
     });
   }
   return curves;
@@ -149,34 +165,47 @@ function ratioCurves(series, run, alone) {
   return [{ label, color: alone ? color("--eigenvalue-0") : color(run.color), dash: [], xs, ys, errors }];
 }
 
+function edgeCurve(steps) {
+  const look = { label: "edge of stability", color: color("--limit"), dash: LIMIT_DASH };
+  return { ...look, xs: [steps[0], steps.at(-1)], ys: [1, 1], errors: null, room: EDGE_ROOM };
+}
+
 function curveLayers(curve) {
   const layers = [];
+  const gaps = curve.room ? [] : longGaps(curve.xs);
+  const [xs, ys] = [withBreaks(curve.xs, gaps), withBreaks(curve.ys, gaps)];
   if (curve.errors) {
     const low = curve.ys.map((value, index) => value - curve.errors[index]);
     const high = curve.ys.map((value, index) => value + curve.errors[index]);
-    layers.push(band(curve.xs, low, high, { color: curve.color }));
+    layers.push(band(xs, withBreaks(low, gaps), withBreaks(high, gaps), { color: curve.color }));
   }
-  layers.push(line(curve.xs, curve.ys, { color: curve.color, dash: curve.dash }));
-  if (curve.xs.length <= 60 && !curve.rule) layers.push(dots(curve.xs, curve.ys, { color: curve.color, radius: 2 }));
+  layers.push(line(xs, ys, { color: curve.color, dash: curve.dash }));
+  for (const at of gaps) {
+    const ends = [curve.xs, curve.ys].map((values) => values.slice(at, at + 2));
+    layers.push(line(...ends, { color: curve.color, dash: GAP_DASH, width: 1.5 }));
+  }
+  if (curve.xs.length <= 60 && !curve.room) layers.push(dots(curve.xs, curve.ys, { color: curve.color, radius: 2 }));
   return layers;
 }
 
-function edgeLayers(title) {
-  return title === "ratio" ? [horizontalRule(1, { color: color("--limit"), dash: [2, 3] })] : [];
+/** {domain, outside}: the axis fits all values and errors; limits far above those are outside, with room for a word on them. */
+function curveDomain(curves, kind) {
+  const values = curves.filter((curve) => !curve.room);
+  const bounds = values.flatMap((curve) => [curve.ys, ...(curve.errors ? errorEnds(curve) : [])]);
+  const [low, top] = extent([0], ...bounds);
+  const limits = curves.filter((curve) => curve.room && curve.ys.some(Number.isFinite));
+  const isOutside = (curve) => kind === "linear" && extent(curve.ys)[0] > curve.room * top;
+  const inside = limits.filter((curve) => !isOutside(curve) && (kind !== "linear" || extent(curve.ys)[1] < 5 * top));
+  const high = extent([top], ...inside.map((curve) => curve.ys))[1];
+  const outside = limits.filter(isOutside);
+  const [bottom, end] = padded([low, high]);
+  return { domain: [bottom, end + NOTE_ROOM * outside.length * (end - bottom)], outside };
 }
 
-/** All values and errors. A limit far above everything would flatten the rest on a linear axis and is left out there. */
-function curveExtent(curves, kind, title) {
-  const values = curves.filter((curve) => !curve.rule);
-  const bounds = values.flatMap((curve) => [curve.ys, ...(curve.errors ? errorEnds(curve) : [])]);
-  const [low, highest] = extent([0], ...bounds);
-  let high = highest;
-  for (const curve of curves.filter((entry) => entry.rule)) {
-    const [, top] = extent(curve.ys);
-    if (kind !== "linear" || top < 5 * high) high = Math.max(high, top);
-  }
-  if (title === "ratio" && high > 0.3) high = Math.max(high, 1.05);
-  return [low, high];
+function noteAbove(curve, row, step) {
+  const value = valueAt(curve, step);
+  const style = { color: curve.color, paper: color("--card") };
+  return note(`↑ ${curve.label}${value === "—" ? "" : ` ${value}`}, above`, row, style);
 }
 
 function errorEnds(curve) {

@@ -1,7 +1,7 @@
 // "What is going on": the verdict at the chosen step in one sentence, its evidence, and what to do.
 
 import { element, replace } from "../dom.js";
-import { formatStep } from "../format.js";
+import { formatNumber, formatStep } from "../format.js";
 import { verdictStyle } from "../data/episodes.js";
 import { actionList } from "./actions.js";
 import { evidenceRows } from "./time_axis.js";
@@ -47,7 +47,7 @@ class DiagnosisCard {
     replace(this.element, verdict, actions && [element("h4", {}, "Learning rate"), actions]);
   }
 
-  content({ episode, record }) {
+  content({ episode, record, measured }) {
     const { color, sign } = verdictStyle(episode.verdict);
     const { sentence, suggestion, evidence, warning, edge } = record.info;
     const until = episode.ongoing ? "and still lasts" : `to step ${formatStep(episode.end)}`;
@@ -66,16 +66,19 @@ class DiagnosisCard {
         ? element("p", { class: "suggestion" }, element("span", {}, "What to do: "), String(suggestion))
         : null,
       element("dl", { class: "evidence" }, evidenceRows(evidence).map(evidenceEntry)),
-      element("p", { class: "cost" }, `As of step ${formatStep(record.step)}. ${costOf(record.info)}`),
+      element("p", { class: "cost" }, `Measured at step ${formatStep(measured)}. ${costOf(record.info)}`),
     ];
   }
 }
 
 /** What the diagnosis cost, so that a person can judge whether it was worth it. */
-function costOf({ samples, cost }) {
+function costOf({ samples, cost, samples_a_step: each }) {
   if (!Number.isFinite(samples)) return "";
-  const work = Number.isFinite(cost) ? `, as much work as ${formatStep(Math.round(cost))} samples of training` : "";
-  return `The diagnosis looked at ${formatStep(samples)} samples${work}.`;
+  const looked = `The diagnosis looked at ${formatStep(samples)} samples`;
+  if (!Number.isFinite(cost)) return `${looked}.`;
+  const rounded = (count) => (count < 10 ? formatNumber(count, 2) : formatStep(Math.round(count)));
+  const work = each > 0 ? `${rounded(cost / each)} training steps` : `${rounded(cost)} samples of training`;
+  return `${looked}, as much work as ${work}.`;
 }
 
 function evidenceEntry({ label, value }) {

@@ -5,7 +5,7 @@ import { band, dots, line, verticalRule } from "../plot/layers.js";
 import { interpolate } from "../plot/raster.js";
 import { extent } from "../plot/scales.js";
 import { splineCurve } from "../plot/spline.js";
-import { color } from "../plot/theme.js";
+import { color, faded } from "../plot/theme.js";
 
 /** Whether a record has what a slice needs. */
 export function isSlice({ arrays: { alpha, loss } }) {
@@ -26,9 +26,31 @@ export function lossDomain(curves, ghosts) {
   return [Math.max(lowest, low - room), Math.min(highest, high + room)];
 }
 
-/** The layers of one run; `alone` when it has the plot for itself and each curve a colour of its own. */
-export function sliceLayers({ run, record, ghosts }, alone) {
+/** How each curve looks, in the plot and in its legend; `alone` when a run has the plot for itself: colours of their own. */
+export function sliceStyles(run, alone) {
   const shade = alone ? color("--curve") : color(run.color);
+  const own = (name) => (alone ? color(name) : shade);
+  return {
+    loss: { color: shade, width: 2.2 },
+    earlier: { color: faded(shade, 0.34), width: 1 },
+    validation: { color: own("--validation"), dash: [6, 3] },
+    regularized: { color: shade, dash: [8, 3, 2, 3], width: 1.2 },
+    parabola: { color: own("--parabola"), dash: [2, 3], width: 1.3 },
+    best: { color: own("--best-step"), dash: [4, 4] },
+  };
+}
+
+/** Where the loss is lowest on a line, and whether that is only where the line ends: the loss may fall on beyond it. */
+export function lowestPlace({ arrays: { alpha }, info }) {
+  const at = toNumber(info.best_step);
+  const near = 1e-6 * (alpha.at(-1) - alpha[0]);
+  return { at, isEnd: at <= alpha[0] + near || at >= alpha.at(-1) - near };
+}
+
+/** The layers of one run. */
+export function sliceLayers({ run, record, ghosts }, alone) {
+  const styles = sliceStyles(run, alone);
+  const shade = styles.loss.color;
   const {
     alpha,
     loss,
@@ -36,28 +58,22 @@ export function sliceLayers({ run, record, ghosts }, alone) {
     validation_loss: validation,
     regularized_loss: regularized,
   } = record.arrays;
-  const fading = (age) => ({ color: shade, width: 1, opacity: 0.34 * (1 - age / (ghosts.length + 1)) });
+  const fading = (age) => ({ ...styles.earlier, opacity: 1 - age / (ghosts.length + 1) });
   const layers = ghosts.map(({ arrays }, age) => curve(arrays.alpha, arrays.loss, fading(age))).reverse();
   if (error) {
     const ends = [-1, 1].map((sign) => loss.map((value, at) => value + sign * error[at]));
     layers.push(band(alpha, ...ends, { color: shade }));
   }
   const parabola = parabolaOf(record);
-  if (parabola) {
-    const style = { color: alone ? color("--parabola") : shade, width: 1.3, dash: [2, 3] };
-    layers.push(line(parabola.xs, parabola.ys, style));
-  }
-  if (validation)
-    layers.push(curve(alpha, validation, { color: alone ? color("--validation") : shade, dash: [6, 3] }));
-  if (regularized) layers.push(curve(alpha, regularized, { color: shade, dash: [1, 3], width: 1.2 }));
-  layers.push(curve(alpha, loss, { color: shade, width: 2.2 }));
+  if (parabola) layers.push(line(parabola.xs, parabola.ys, styles.parabola));
+  if (validation) layers.push(curve(alpha, validation, styles.validation));
+  if (regularized) layers.push(curve(alpha, regularized, styles.regularized));
+  layers.push(curve(alpha, loss, styles.loss));
   if (alpha.length <= 25) layers.push(dots(alpha, loss, { color: shade, radius: 2.2 }));
   const here = interpolate(alpha, loss, 0);
   if (Number.isFinite(here)) layers.push(dots([0], [here], { color: shade, radius: 4, outline: color("--card") }));
-  const best = toNumber(record.info.best_step);
-  if (Number.isFinite(best)) {
-    layers.push(verticalRule(best, { color: alone ? color("--best-step") : shade, dash: [4, 4] }));
-  }
+  const lowest = lowestPlace(record);
+  if (Number.isFinite(lowest.at) && !lowest.isEnd) layers.push(verticalRule(lowest.at, styles.best));
   return layers;
 }
 

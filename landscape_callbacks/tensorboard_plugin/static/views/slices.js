@@ -1,7 +1,7 @@
 // The loss along one direction: at the chosen step with ghosts of earlier ones, and as a heat map over training.
 
 import { element } from "../dom.js";
-import { formatNumber, formatStep, formatWithError, toNumber } from "../format.js";
+import { formatNumber } from "../format.js";
 import { Plot } from "../plot/plot.js";
 import { interpolate } from "../plot/raster.js";
 import { extent, padded } from "../plot/scales.js";
@@ -10,7 +10,9 @@ import { color } from "../plot/theme.js";
 import { Readout, axisControl } from "./controls.js";
 import { HeatMap } from "./heat_map.js";
 import { Section, entriesForGroups } from "./section.js";
+import { lineAxis, lineControl, over } from "./slice_axis.js";
 import { isSlice, lossDomain, sliceLayers, valueOf } from "./slice_curves.js";
+import { sliceReadout } from "./slice_readout.js";
 
 const KIND = "slice";
 const GHOSTS = 8;
@@ -43,6 +45,7 @@ export function slicesSection() {
         ["linear", "linear loss"],
         ["log", "log loss"],
       ]),
+      lineControl(),
     ],
     cards: (model) =>
       inOrder(model.names(KIND)).flatMap((name) =>
@@ -62,6 +65,7 @@ class SliceCard {
     this.runs = runs;
     this.key = `${KIND}/${name}`;
     this.plot = new Plot(250);
+    this.note = element("p", { class: "note" });
     this.readout = new Readout();
     this.heatMaps = runs.map(
       (run) =>
@@ -77,6 +81,7 @@ class SliceCard {
       "div",
       {},
       this.plot.element,
+      this.note,
       this.readout.element,
       this.heatMaps.map((map) => map.element),
     );
@@ -84,28 +89,29 @@ class SliceCard {
 
   update(model) {
     const shown = this.runs.map((run) => this.shownOf(model, run)).filter(({ record }) => record && isSlice(record));
-    const unit = shown[0]?.record.info.unit;
+    const alone = this.runs.length === 1;
+    const axis = lineAxis(shown, model.options.lineAxis);
     const kind = model.options.lossAxis;
     const curves = shown.flatMap(({ record: { arrays } }) => [arrays.loss, arrays.validation_loss ?? []]);
     const ghosts = shown.flatMap((entry) => entry.ghosts.map((ghost) => ghost.arrays.loss));
     const [low, high] = lossDomain(curves, ghosts);
     this.plot.show({
       label: sliceLabel(shown),
-      x: {
-        kind: "linear",
-        domain: extent(...shown.map(({ record }) => record.arrays.alpha)),
-        title: unit ? `α (${unit})` : "α",
-      },
+      x: { kind: "linear", domain: axis.domain, title: axis.title },
       y: {
         kind,
         domain: kind === "log" ? [low, high] : padded([low, high]),
         positiveLow: positiveLow(curves),
         title: "loss",
       },
-      layers: shown.flatMap((entry) => sliceLayers(entry, this.runs.length === 1)),
-      hover: (alpha) => sliceHover(shown, alpha, this.runs.length === 1),
+      layers: shown.flatMap((entry, index) =>
+        sliceLayers(entry, alone).map((layer) => over(axis.lengths[index], layer)),
+      ),
+      hover: (place) => sliceHover(shown, place, axis.lengths, alone),
     });
-    this.readout.show(shown.map((entry) => sliceReadout(entry, this.runs.length === 1, model.step)));
+    this.note.textContent = axis.note;
+    this.note.hidden = !axis.note;
+    this.readout.show(shown.map((entry) => sliceReadout(entry, alone, model.step)));
     for (const map of this.heatMaps) map.update(model, this.runs.length > 1);
   }
 
@@ -122,48 +128,20 @@ class SliceCard {
   }
 }
 
-function sliceReadout({ run, record }, alone, step) {
-  const { info, arrays } = record;
-  const shade = alone ? color("--curve") : color(run.color);
-  const entries = [
-    {
-      color: shade,
-      label: alone ? "loss at α = 0" : `${run.name}: loss at α = 0`,
-      value: formatNumber(interpolate(arrays.alpha, arrays.loss, 0)),
-    },
-  ];
-  const add = (label, value, more = {}) => {
-    if (Number.isFinite(toNumber(value))) entries.push({ label, value: formatNumber(value), ...more });
-  };
-  if (arrays.validation_loss) {
-    const value = interpolate(arrays.alpha, arrays.validation_loss, 0);
-    add("validation", value, { color: alone ? color("--validation") : shade, dashed: true });
-  }
-  const parabola = { color: alone ? color("--parabola") : shade, dashed: true };
-  const square = toNumber(info.direction_norm) ** 2;
-  add("curvature", info.curvature, { ...parabola, value: formatWithError(info.curvature, info.curvature_error) });
-  // What is logged as slice/…/curvature is per unit length, to compare with eigenvalues.
-  if (Math.abs(square - 1) > 1e-3) add("per unit length", toNumber(info.curvature) / square);
-  const best = { color: alone ? color("--best-step") : shade, dashed: true };
-  add("lowest at α", info.best_step, { ...best, value: formatWithError(info.best_step, info.best_step_error) });
-  add("barrier", info.barrier);
-  add("convexity violation", info.convexity_violation);
-  add("interpolation error up to", info.error);
-  if (info.nonfinite > 0) add("points that are not finite", info.nonfinite);
-  if (record.step !== step) entries.push({ label: "measured at step", value: formatStep(record.step) });
-  return entries;
-}
-
-function sliceHover(shown, alpha, alone) {
-  const rows = shown.flatMap(({ run, record: { arrays } }) => {
+function sliceHover(shown, place, lengths, alone) {
+  const same = lengths.every((length) => length === lengths[0]);
+  const rows = shown.flatMap(({ run, record: { arrays } }, index) => {
     const shade = alone ? color("--curve") : color(run.color);
+    const alpha = place * lengths[index];
+    const where = same ? "" : ` at α = ${formatNumber(alpha, 3)}`;
     const value = (losses) => formatNumber(valueOf(arrays.alpha, losses, alpha));
-    const own = { color: shade, label: alone ? "loss" : run.name, value: value(arrays.loss) };
+    const own = { color: shade, label: alone ? "loss" : `${run.name}${where}`, value: value(arrays.loss) };
     if (!arrays.validation_loss) return [own];
     const validation = alone ? color("--validation") : shade;
     return [own, { color: validation, label: "validation", value: value(arrays.validation_loss) }];
   });
-  return { title: `α = ${formatNumber(alpha, 3)}`, rows, mark: { x: alpha } };
+  const title = `${same ? "α" : "share of the reach"} = ${formatNumber(place, 3)}`;
+  return { title, rows, mark: { x: place } };
 }
 
 function sliceLabel(shown) {

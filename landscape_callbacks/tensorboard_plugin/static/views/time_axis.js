@@ -28,13 +28,14 @@ export function timeKey(model, runs, keys, ...more) {
 /** The verdict under the pointer and its evidence, as rows and text of a tooltip. */
 function verdictHover(model, runs, step) {
   const found = runs.map((run) => ({ run, ...model.verdictAt(run, step) })).filter(({ episode }) => episode);
-  const rows = found.flatMap(({ run, episode, record }) => {
+  const rows = found.flatMap(({ run, episode, record, measured }) => {
     const head = {
       color: color(verdictStyle(episode.verdict).color),
       label: runs.length > 1 ? `verdict (${run.name})` : "verdict",
       value: episode.verdict,
     };
-    return [head, ...(runs.length === 1 ? evidenceRows(record.info.evidence) : [])];
+    const rows = measured === step ? [head] : [head, { label: "measured at step", value: formatStep(measured) }];
+    return runs.length === 1 ? [...rows, ...evidenceRows(record.info.evidence)] : rows;
   });
   return { rows, text: found.length === 1 ? String(found[0].record.info.sentence ?? "") : "" };
 }
