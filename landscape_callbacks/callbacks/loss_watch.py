@@ -32,6 +32,7 @@ class LossWatch:
     Attributes:
         trend: The trend so far.
         initial: The first loss; NaN before it.
+        lowest_ever: The lowest loss of any step so far, the noise of a single batch included; NaN before it.
         level: Mean of the latest losses: 16 of them, 4 soon after a restart, the latest at the very start.
         noise: How far the level can be above another by noise alone (loss units); infinity before it is known.
         blew_up: Whether the level is no number, or above the lowest one since the last restart by more than noise.
@@ -40,6 +41,7 @@ class LossWatch:
     def __init__(self, horizon: float) -> None:
         self.trend = LossTrend(horizon=horizon)
         self.initial = math.nan
+        self.lowest_ever = math.nan
         self.level = math.nan
         self.noise = math.inf
         self.blew_up = False
@@ -68,6 +70,7 @@ class LossWatch:
         self._untold += losses
         if math.isnan(self.initial):
             self.initial = losses[0]
+        self.lowest_ever = min((loss for loss in [*losses, self.lowest_ever] if not math.isnan(loss)), default=math.nan)
         careful = self._since_restart < CAREFUL_STEPS
         self._since_restart += len(losses)
         self._history.block = 1 if self._since_restart < CAREFUL_STEPS else BLOCK
@@ -118,6 +121,7 @@ class LossWatch:
         return {
             "trend": self.trend.state_dict(),
             "initial": self.initial,
+            "lowest_ever": self.lowest_ever,
             "level": self.level,
             "noise": self.noise,
             "blew_up": self.blew_up,
@@ -134,6 +138,7 @@ class LossWatch:
         """Continues an interrupted run."""
         self.trend.load_state_dict(state["trend"])
         self.initial, self.level = state["initial"], state["level"]
+        self.lowest_ever = state["lowest_ever"]
         self.noise, self.blew_up = state["noise"], state["blew_up"]
         self._history.load_state_dict(state["waiting"])
         self._history.block = state["block"]

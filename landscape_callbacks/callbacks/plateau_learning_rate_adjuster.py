@@ -211,8 +211,8 @@ class PlateauLearningRateAdjuster(LossWatchingMonitor):
 
     def measure(self, trainer: Any, pl_module: Any, snapshot: Snapshot) -> Report:
         """Probes the surface; what follows from it is decided after the snapshot is closed."""
-        trend, initial_loss = self.watch.trend.report(), self.watch.initial
-        look = look_at(trainer, snapshot, trend, initial_loss=initial_loss, full_batch=self.full_batch)
+        losses = {"initial_loss": self.watch.initial, "lowest_loss": self.watch.lowest_ever}
+        look = look_at(trainer, snapshot, self.watch.trend.report(), **losses, full_batch=self.full_batch)
         if isinstance(look, str):
             self.coordinator.warn(f"{type(self).__name__} {look}", f"{type(self).__name__} could not tell: {look}")
             return Report()

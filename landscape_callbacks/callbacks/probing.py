@@ -70,6 +70,7 @@ def look_at(
     trend: Trend,
     *,
     initial_loss: float,
+    lowest_loss: float = math.nan,
     full_batch: bool | None,
 ) -> Look | str:
     """Probes the surface and gives the verdict.
@@ -79,6 +80,7 @@ def look_at(
         snapshot: The surface on recent batches; of those, the ones of the most common size are used.
         trend: The trend of the training loss so far.
         initial_loss: The loss at the start of the run.
+        lowest_loss: The lowest loss of any step so far; NaN when not known.
         full_batch: Whether every step sees the whole training set, so that there are no sampling errors; ``None``: find
             out.
 
@@ -88,15 +90,18 @@ def look_at(
     Raises:
         NoVerdictError: On several ranks instead of that sentence, so that no rank goes on alone.
     """
+    sees_it_all = sees_all(trainer) if full_batch is None else full_batch
     try:
-        return _look_at(trainer, snapshot, trend, initial_loss, sees_all(trainer) if full_batch is None else full_batch)
+        return _look_at(trainer, snapshot, trend, initial_loss, lowest_loss, sees_it_all)
     except NoVerdictError as reason:
         if trainer.world_size > 1:
             raise
         return str(reason)
 
 
-def _look_at(trainer: Any, snapshot: Snapshot, trend: Trend, initial_loss: float, full_batch: bool) -> Look:
+def _look_at(
+    trainer: Any, snapshot: Snapshot, trend: Trend, initial_loss: float, lowest_loss: float, full_batch: bool
+) -> Look:
     optimizer = snapshot.optimizer()
     if optimizer is None:
         raise NoVerdictError("Several optimizers move the measured parameters; choose those of one by parameters=...")
@@ -137,6 +142,7 @@ def _look_at(trainer: Any, snapshot: Snapshot, trend: Trend, initial_loss: float
         trend=trend,
         initial_loss=initial_loss,
         steps_left=steps_left(trainer),
+        lowest_loss=lowest_loss,
     )
     return Look(probe, situation, diagnose(probe.measurement, situation), sharpness, samples_a_step)
 

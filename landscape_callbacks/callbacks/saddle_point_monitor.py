@@ -159,7 +159,8 @@ class SaddlePointMonitor(LossWatchingMonitor):
     def measure(self, trainer: Any, pl_module: Any, snapshot: Snapshot) -> Report:
         """Looks closer: a probe, a verdict, and what of it a person should be told."""
         trend = self.watch.trend.report()
-        look = look_at(trainer, snapshot, trend, initial_loss=self.watch.initial, full_batch=self.full_batch)
+        losses = {"initial_loss": self.watch.initial, "lowest_loss": self.watch.lowest_ever}
+        look = look_at(trainer, snapshot, trend, **losses, full_batch=self.full_batch)
         if isinstance(look, str):
             if self.verbose:
                 rank_zero_info(f"{type(self).__name__} cannot tell yet at step {snapshot.step}: {look}")

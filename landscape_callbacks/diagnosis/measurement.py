@@ -81,6 +81,8 @@ class Situation:
         trend: The trend of the loss so far.
         initial_loss: The loss at the start of the run.
         steps_left: Steps until the end of the run; ``None`` when not known.
+        lowest_loss: The lowest loss of any step so far; NaN when not known. While it is not below zero, no decrease
+            is said to exceed the loss.
     """
 
     learning_rate: float
@@ -90,6 +92,7 @@ class Situation:
     trend: Trend
     initial_loss: float
     steps_left: int | None = None
+    lowest_loss: float = math.nan
 
     @property
     def horizon(self) -> float:

@@ -46,7 +46,7 @@ class Verdict:
         evidence: The figures, the decisive ones first.
         samples: Samples in the probe.
         cost: Samples of training that the same work would have served.
-        sentence: What was found, in words.
+        finding: What was found, in words; without the label, which it stands beside.
         suggestion: What to do about it; empty when nothing.
         saddle_score: From 0 (no sign of a saddle) to 1 (negative curvature beyond doubt, with a decrease along it that
             dwarfs what gradient steps promise).
@@ -58,10 +58,15 @@ class Verdict:
     evidence: tuple[Evidence, ...]
     samples: int
     cost: float
-    sentence: str
+    finding: str
     suggestion: str
     saddle_score: float
     suggested_learning_rate: float | None
+
+    @property
+    def sentence(self) -> str:
+        """Label, finding and cost in one line of plain text, for logs."""
+        return f"{self.label}. {self.finding} Cost: {self.samples} samples."
 
     @property
     def warning(self) -> bool:
@@ -73,7 +78,7 @@ class Verdict:
         return {
             "verdict": self.label,
             "edge": self.edge,
-            "sentence": self.sentence,
+            "sentence": self.finding,
             "suggestion": self.suggestion,
             "evidence": [vars(entry).copy() for entry in self.evidence],
             "samples": self.samples,
@@ -85,7 +90,7 @@ class Verdict:
 
     def as_markdown(self) -> str:
         """The verdict as Markdown, for TensorBoard's text tab."""
-        lines = [f"**{self.label}**{' (at the edge of stability)' if self.edge else ''}", "", self.sentence]
+        lines = [f"**{self.label}**{' (at the edge of stability)' if self.edge else ''}", "", self.finding]
         if self.suggestion:
             lines += ["", f"Suggestion: {self.suggestion}"]
         lines += ["", "| evidence | value | standard error | unit |", "|---|---|---|---|"]

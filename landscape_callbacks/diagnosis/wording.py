@@ -10,6 +10,7 @@ from landscape_callbacks.diagnosis.measurement import Measurement, Situation
 from landscape_callbacks.diagnosis.verdict import Evidence, Verdict
 
 _EDGE = (0.9, 1.3)  # of the stability limit: where full-batch training goes by itself
+_CLEAR = 2.0  # standard errors from which on a gain is called one
 
 
 def compose(label: str, measurement: Measurement, situation: Situation, won: Gains) -> Verdict:
@@ -22,7 +23,7 @@ def compose(label: str, measurement: Measurement, situation: Situation, won: Gai
         evidence=_evidence(measurement, situation, won),
         samples=measurement.samples,
         cost=measurement.cost,
-        sentence=f"{label}. {_finding(label, measurement, situation, won)} Cost: {measurement.samples} samples.",
+        finding=_finding(label, measurement, situation, won),
         suggestion=suggestion,
         saddle_score=_saddle_score(won),
         suggested_learning_rate=suggested,
@@ -30,36 +31,49 @@ def compose(label: str, measurement: Measurement, situation: Situation, won: Gai
 
 
 def _finding(label: str, m: Measurement, s: Situation, won: Gains) -> str:
-    """The figures that decided, in words."""
-    share = _Share(m, s)
+    """The figures that decided, in words: one unit a sentence."""
+    said = _Amounts(m, s)
     trend = _trend_words(s)
-    gradient_step = f"a gradient step can win at most {share(won.gradient_step)}"
-    balance = f"a step wins {share(won.gain, won.gain_error)} by the gradient and loses {share(won.heat)} to noise"
+    gradient_step = f"a gradient step can win up to {said.part(won.gradient_step)}"
     if label == "unstable":
         if not math.isfinite(m.loss) or not math.isfinite(m.squared_gradient):
             return f"{trend} the loss or its gradient is not a finite number."
-        return f"{trend} the largest curvature is {won.curvature_share:.2g} times the stability limit of the optimizer."
+        seen = "" if _whole(m) else ", on other batches,"
+        times = f"{won.curvature_share:.2g} times the stability limit of the optimizer"
+        return f"{trend} the curvature along the sharpest direction{seen} is {times}."
     if label == "strict saddle":
         confidence = student.quantile(0.005, m.degrees_of_freedom) if m.lowest_curvature_error > 0 else 0.0
+        seen = "" if _whole(m) else ", on other batches"
+        curvature = f"curvature {m.lowest_curvature:.2g} ± {confidence * m.lowest_curvature_error:.1g} (99 %)"
         return (
-            f"{trend} lowest curvature {m.lowest_curvature:.2g} ± {confidence * m.lowest_curvature_error:.1g} (99 %), "
-            f"moving {abs(m.escape_distance):.2g} along it lowers the loss by {share(won.escape, won.escape_error)}; "
-            f"{gradient_step}."
+            f"{trend} {curvature} along the lowest direction{seen}; "
+            f"moving {abs(m.escape_distance):.2g} along it lowers the loss by "
+            f"{said.decrease(won.escape, won.escape_error)}; {gradient_step}."
         )
     if label == "progressing":
-        return f"{trend} {balance}."
+        return f"{trend} {_balance(said, won)}."
     if label == "noise floor":
-        return f"{trend} cutting the learning rate to zero would win {share(won.cut)}; {balance}."
+        return f"{trend} cutting the learning rate to zero would win {said.estimate(won.cut)}; {_balance(said, won)}."
     if label == "flat":
         return f"{trend} gradient and curvature vanish at the scale of the weights, in all directions that were seen."
     if label == "step too small":
-        at_most = f"{share(won.steps_bound)} over the next {s.horizon:.0f} steps"
-        return f"{trend} {gradient_step}, but steps at this learning rate win at most {at_most}."
+        at_most = f"{said.part(won.steps_bound)} over the next {s.horizon:.0f} steps"
+        return f"{trend} {gradient_step}, but steps at this learning rate up to {at_most}."
     if label == "approximate second-order point":
         return f"{trend} no useful negative curvature was found; {gradient_step}."
     return (
-        f"{trend} the evidence does not decide: {gradient_step}, moving along the lowest curvature wins "
-        f"{share(won.escape, won.escape_error)}, cutting the learning rate {share(won.cut)}."
+        f"{trend} the evidence does not decide: {gradient_step}, moving along the lowest direction lowers the loss by "
+        f"{said.decrease(won.escape, won.escape_error)}, cutting the learning rate to zero would win "
+        f"{said.estimate(won.cut)}."
+    )
+
+
+def _balance(said: _Amounts, won: Gains) -> str:
+    """What a step does to the loss, as a change of it: a gain is a change below zero."""
+    unmeasured = "" if won.gain > _CLEAR * won.gain_error else " (no measurable decrease)"
+    return (
+        f"each step changes the loss by {said.change(-won.gain, won.gain_error)} through the gradient{unmeasured} and "
+        f"by about {said.change(won.heat)} through noise{said.unit_of_changes}"
     )
 
 
@@ -118,19 +132,57 @@ def _saddle_score(won: Gains) -> float:
     return (1 - won.negative) * escape / (escape + rivals)
 
 
-class _Share:
-    """A gain as a share of the current loss, or in loss units where the loss is not positive or the gain exceeds it."""
+class _Amounts:
+    """Gains in words, all in one unit: percent of a loss that was never seen below zero, else loss units.
+
+    What a parabola promises may exceed a loss that cannot fall below zero. The figures of the evidence stay as they
+    were estimated; words say no more than "all of the loss".
+    """
 
     def __init__(self, measurement: Measurement, situation: Situation) -> None:
-        self.scale = situation.scale(measurement)
         self.loss = measurement.loss
+        # Where nothing tells what is large, gains are in plain loss already.
+        self.scale = situation.scale(measurement) or 1.0
+        self.relative = self.loss > 0 and situation.lowest_loss >= 0
 
-    def __call__(self, gain: float, error: float | None = None) -> str:
-        value, spread = gain * self.scale, 0.0 if error is None else error * self.scale
-        if not self.loss > 0 or value > self.loss:
-            return f"{value:.2g}" if error is None else f"{value:.2g} ± {spread:.1g}"
-        percent, spread = 100 * value / self.loss, 100 * spread / self.loss
-        return f"{_plain(percent)} %" if error is None else f"{_plain(percent)} ± {_plain(spread, 1)} %"
+    def part(self, gain: float) -> str:
+        """After "up to"."""
+        return f"all of the loss ({self.loss:.2g})" if self._exceeds(gain) else f"{self._number(gain)}{self._unit()}"
+
+    def estimate(self, gain: float) -> str:
+        """After "wins": of a model, so about as much."""
+        return f"{'up to' if self._exceeds(gain) else 'about'} {self.part(gain)}"
+
+    def decrease(self, gain: float, error: float) -> str:
+        """After "lowers the loss by"."""
+        if self._exceeds(gain):
+            return f"up to all of it ({self.loss:.2g})"
+        return f"{self._number(gain)} ± {self._number(error, 1)}{self._sign()}"
+
+    def change(self, change: float, error: float | None = None) -> str:
+        """After "changes the loss by", with its sign."""
+        if self._exceeds(-change):
+            return "up to -100 %"
+        sign = "+" if change > 0 else "-" if change < 0 else ""
+        spread = "" if error is None else f" ± {self._number(error, 1)}"
+        return f"{sign}{self._number(abs(change))}{spread}{self._sign()}"
+
+    @property
+    def unit_of_changes(self) -> str:
+        """After all changes of a sentence."""
+        return "" if self.relative else " (loss units)"
+
+    def _exceeds(self, gain: float) -> bool:
+        return self.relative and gain * self.scale > self.loss
+
+    def _number(self, gain: float, digits: int = 2) -> str:
+        return _plain(gain * self.scale * (100 / self.loss if self.relative else 1.0), digits)
+
+    def _sign(self) -> str:
+        return " %" if self.relative else ""
+
+    def _unit(self) -> str:
+        return " % of the loss" if self.relative else " in loss units"
 
 
 def _plain(number: float, digits: int = 2) -> str:
@@ -139,18 +191,34 @@ def _plain(number: float, digits: int = 2) -> str:
     return f"{number:.0f}" if "e+" in text and abs(number) < 1e6 else text
 
 
+def _whole(m: Measurement) -> bool:
+    """Whether the probe saw the whole training loss: no batches were held out, and there are no errors."""
+    return math.isinf(m.degrees_of_freedom)
+
+
 def _evidence(m: Measurement, s: Situation, won: Gains) -> tuple[Evidence, ...]:
     scale = s.scale(m)
+    unit = scale or 1.0
+    # Directions are chosen on one half of the batches and tested on the other: no eigenvalues, and lower than those.
+    seen = "" if _whole(m) else ", on other batches"
+    lowest, sharpest = f"along the lowest direction{seen}", f"along the sharpest direction{seen}"
+    step, cut = won.gradient_step * unit, won.cut * unit
+    steps, steps_error = won.steps * unit, won.gain_error * s.horizon * unit
     return (
         Evidence("loss", m.loss, m.loss_error, "loss"),
         Evidence("spread of the loss over samples", scale, math.nan, "loss"),
         Evidence(f"decrease over {s.trend.horizon:.0f} steps", s.trend.decrease, s.trend.standard_error, "loss"),
-        Evidence("lowest curvature", m.lowest_curvature, m.lowest_curvature_error, "loss per squared weight"),
-        Evidence("largest curvature", m.largest_curvature, m.largest_curvature_error, "loss per squared weight"),
-        Evidence("largest curvature over the stability limit", won.curvature_share, math.nan, "1"),
-        Evidence("decrease along the lowest curvature", m.escape_decrease, m.escape_decrease_error, "loss"),
-        Evidence("best decrease by one gradient step (bound)", won.gradient_step * scale, math.nan, "loss"),
-        Evidence("squared gradient", m.squared_gradient, m.squared_gradient_error, "squared loss per squared weight"),
-        Evidence(f"gain by gradient steps over {s.horizon:.0f} steps", won.steps * scale, math.nan, "loss"),
-        Evidence("gain by a learning rate of zero", won.cut * scale, math.nan, "loss"),
+        Evidence(f"curvature {lowest}", m.lowest_curvature, m.lowest_curvature_error, "loss per squared weight"),
+        Evidence(f"curvature {sharpest}", m.largest_curvature, m.largest_curvature_error, "loss per squared weight"),
+        Evidence(f"curvature {sharpest}, over the stability limit", won.curvature_share, math.nan, "1"),
+        Evidence(f"decrease {lowest}", m.escape_decrease, m.escape_decrease_error, "loss"),
+        Evidence("best decrease by one gradient step (upper bound, parabola)", step, math.nan, "loss"),
+        Evidence(
+            "squared gradient (unbiased, may be below 0)",
+            m.squared_gradient,
+            m.squared_gradient_error,
+            "squared loss per squared weight",
+        ),
+        Evidence(f"gain by gradient steps over {s.horizon:.0f} steps (straight on)", steps, steps_error, "loss"),
+        Evidence("gain by a learning rate of zero (parabola)", cut, math.nan, "loss"),
     )

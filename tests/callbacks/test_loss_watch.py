@@ -117,3 +117,15 @@ def test_state_goes_on_where_it_stopped():
     second.load_state_dict(first.state_dict())
     assert early + [150 + step for step in _follow(second, losses[150:])] == alarms
     assert second.state_dict() == whole.state_dict()
+
+
+def test_the_lowest_loss_of_any_step_outlives_restarts_and_numbers_that_are_none():
+    watch = LossWatch(horizon=100)
+    assert math.isnan(watch.lowest_ever)
+    _follow(watch, [3.0, math.nan, 2.0, 5.0])
+    assert watch.lowest_ever == 2.0
+    watch.restart()
+    _follow(watch, [4.0, math.inf])
+    assert watch.lowest_ever == 2.0
+    _follow(watch, [-1.0, 3.0])
+    assert watch.lowest_ever == -1.0

@@ -62,6 +62,7 @@ def situation(**changes):
         "curvature_limit": 200.0,
         "trend": trend(),
         "initial_loss": 5.0,
+        "lowest_loss": 0.5,
     }
     return Situation(**{**given_values, **changes})
 
@@ -144,6 +145,7 @@ def test_labels_and_scores_do_not_depend_on_the_units_of_loss_and_weights(label,
         effective_learning_rate=where.effective_learning_rate * weight**2 / loss,
         curvature_limit=where.curvature_limit * loss / weight**2,
         initial_loss=where.initial_loss * loss,
+        lowest_loss=where.lowest_loss * loss,
         trend=dataclasses.replace(
             where.trend,
             **{name: getattr(where.trend, name) * loss for name in ("decrease", "standard_error", "floor", "noise")},
@@ -158,8 +160,9 @@ def test_labels_and_scores_do_not_depend_on_the_units_of_loss_and_weights(label,
 def test_the_saddle_warning_says_what_the_issue_asks_for():
     verdict = diagnose(measured(**SADDLE), situation())
     assert verdict.sentence == (
-        "strict saddle. Loss flat for 2000 steps; lowest curvature -0.5 ± 0.2 (99 %), moving 0.8 along it lowers the "
-        "loss by 10 ± 1 %; a gradient step can win at most 0.019 %. Cost: 512 samples."
+        "strict saddle. Loss flat for 2000 steps; curvature -0.5 ± 0.2 (99 %) along the lowest direction, on other "
+        "batches; moving 0.8 along it lowers the loss by 10 ± 1 %; a gradient step can win up to 0.019 % of the loss. "
+        "Cost: 512 samples."
     )
     assert "Raise the learning rate toward 0.25" in verdict.suggestion
     assert verdict.suggested_learning_rate == pytest.approx(1 / 4.0)
@@ -251,7 +254,7 @@ def test_markdown_has_a_row_for_each_figure():
     verdict = diagnose(*CASES["strict saddle"])
     text = verdict.as_markdown()
     assert text.startswith("**strict saddle**")
-    assert "| lowest curvature | -0.5 | 0.05 | loss per squared weight |" in text
+    assert "| curvature along the lowest direction, on other batches | -0.5 | 0.05 | loss per squared weight |" in text
     assert text.count("\n|") >= len(verdict.evidence)
 
 
@@ -344,64 +347,65 @@ def test_a_surface_is_flat_that_weights_as_large_as_these_do_not_feel(curvature,
     assert (diagnose(place, where).label == "flat") == flat
 
 
-SENTENCES = {
+FINDINGS = {
     "progressing": (
         (
-            "progressing. Loss without a clear trend; a step wins 0.25 ± 0.03 % by the gradient and loses "
-            "1.6e-05 % to noise. Cost: 512 samples."
+            "Loss without a clear trend; each step changes the loss by -0.25 ± 0.03 % through the gradient and by about "
+            "+1.6e-05 % through noise."
         ),
         "",
     ),
     "noise floor": (
         (
-            "noise floor. Loss flat for 2000 steps; cutting the learning rate to zero would win 1.6 %; a "
-            "step wins 0 ± 0.0005 % by the gradient and loses 0.062 % to noise. Cost: 512 samples."
+            "Loss flat for 2000 steps; cutting the learning rate to zero would win about 1.6 % of the loss; each step "
+            "changes the loss by 0 ± 0.0005 % through the gradient (no measurable decrease) and by about +0.062 % through "
+            "noise."
         ),
         "Lower the learning rate, or use larger batches: noise keeps the loss above the valley.",
     ),
     "strict saddle": (
         (
-            "strict saddle. Loss flat for 2000 steps; lowest curvature -0.5 ± 0.2 (99 %), moving 0.8 along "
-            "it lowers the loss by 10 ± 1 %; a gradient step can win at most 0.019 %. Cost: 512 samples."
+            "Loss flat for 2000 steps; curvature -0.5 ± 0.2 (99 %) along the lowest direction, on other batches; moving "
+            "0.8 along it lowers the loss by 10 ± 1 %; a gradient step can win up to 0.019 % of the loss."
         ),
         (
-            "Raise the learning rate toward 0.25 (half of the largest stable one, 0.5), or step along the "
-            "direction found. Do not lower it."
+            "Raise the learning rate toward 0.25 (half of the largest stable one, 0.5), or step along the direction found. "
+            "Do not lower it."
         ),
     ),
     "approximate second-order point": (
         (
-            "approximate second-order point. Loss flat for 2000 steps; no useful negative curvature was "
-            "found; a gradient step can win at most 0.019 %. Cost: 512 samples."
+            "Loss flat for 2000 steps; no useful negative curvature was found; a gradient step can win up to 0.019 % of "
+            "the loss."
         ),
         "",
     ),
     "flat": (
         (
-            "flat. Loss flat for 2000 steps; gradient and curvature vanish at the scale of the weights, in "
-            "all directions that were seen. Cost: 512 samples."
+            "Loss flat for 2000 steps; gradient and curvature vanish at the scale of the weights, in all directions that "
+            "were seen."
         ),
         "Look for dead or saturated units and initialise them anew; no learning rate helps here.",
     ),
     "step too small": (
         (
-            "step too small. Loss flat for 2000 steps; a gradient step can win at most 14 %, but steps at "
-            "this learning rate win at most 0.011 % over the next 1000 steps. Cost: 512 samples."
+            "Loss flat for 2000 steps; a gradient step can win up to 14 % of the loss, but steps at this learning rate up "
+            "to 0.011 % of the loss over the next 1000 steps."
         ),
         "Raise the learning rate toward 0.25 (half of the largest stable one, 0.5).",
     ),
     "unstable": (
         (
-            "unstable. Loss rising for 2000 steps; the largest curvature is 1.1 times the stability limit of"
-            " the optimizer. Cost: 512 samples."
+            "Loss rising for 2000 steps; the curvature along the sharpest direction, on other batches, is 1.1 times the "
+            "stability limit of the optimizer."
         ),
         "Lower the learning rate to 0.0043 (half of the largest stable one, 0.0087).",
     ),
     "undetermined": (
         (
-            "undetermined. Loss without a clear trend; the evidence does not decide: a gradient step can win"
-            " at most 94 %, moving along the lowest curvature wins 0 ± 0 %, cutting the learning rate 0.0078"
-            " %. Cost: 512 samples."
+            "Loss without a clear trend; the evidence does not decide: a gradient step can win up to 94 % of the loss, "
+            "moving along the lowest direction lowers the loss by 0 ± 0 %, cutting the learning rate to zero would win "
+            "about 0.0078 % of the loss."
         ),
         "Measure with more microbatches.",
     ),
@@ -409,13 +413,14 @@ SENTENCES = {
 
 
 @pytest.mark.parametrize("label", LABELS)
-def test_the_sentence_and_the_suggestion_of_each_label(label):
+def test_the_finding_and_the_suggestion_of_each_label(label):
     verdict = diagnose(*CASES[label])
-    assert (verdict.sentence, verdict.suggestion) == SENTENCES[label]
+    assert (verdict.finding, verdict.suggestion) == FINDINGS[label]
+    assert verdict.sentence == f"{label}. {FINDINGS[label][0]} Cost: 512 samples."
 
 
 def test_plain_values_of_a_verdict():
-    entry = Evidence("lowest curvature", -0.5, 0.05, "loss per squared weight")
+    entry = Evidence("curvature", -0.5, 0.05, "loss per squared weight")
     verdict = Verdict("strict saddle", True, (entry,), 512, 5000.0, "Found.", "Do.", 0.9, 0.25)
     assert verdict.as_info() == {
         "verdict": "strict saddle",
@@ -423,7 +428,7 @@ def test_plain_values_of_a_verdict():
         "sentence": "Found.",
         "suggestion": "Do.",
         "evidence": [
-            {"name": "lowest curvature", "value": -0.5, "error": 0.05, "unit": "loss per squared weight"},
+            {"name": "curvature", "value": -0.5, "error": 0.05, "unit": "loss per squared weight"},
         ],
         "samples": 512,
         "cost": 5000.0,
@@ -450,20 +455,62 @@ def test_the_whole_markdown_of_a_verdict():
 
 
 @pytest.mark.parametrize(
-    ("escape", "error", "said"),
-    [(0.2, 0.02, "10 ± 1 %"), (2.0, 0.5, "100 ± 25 %"), (0.96, 0.3, "48 ± 15 %"), (3.0, 0.4, "3 ± 0.4")],
+    ("lowest", "escape", "error", "said"),
+    [
+        (0.5, 0.2, 0.02, "10 ± 1 %"),
+        (0.5, 2.0, 0.5, "100 ± 25 %"),
+        (0.5, 0.96, 0.3, "48 ± 15 %"),
+        (0.5, 3.0, 0.4, "up to all of it (2)"),
+        (0.0, 3.0, 0.4, "up to all of it (2)"),
+        # A loss that goes below zero, or may do so for all that is known, has no share.
+        (-1e-9, 3.0, 0.4, "3 ± 0.4"),
+        (-1e-9, 0.2, 0.02, "0.2 ± 0.02"),
+        (math.nan, 0.2, 0.02, "0.2 ± 0.02"),
+    ],
 )
-def test_a_gain_is_told_as_a_share_of_the_loss_while_it_is_one(escape, error, said):
+def test_a_gain_is_told_as_a_share_of_a_loss_that_was_never_below_zero(lowest, escape, error, said):
     saddle = measured(**{**SADDLE, "escape_decrease": escape, "escape_decrease_error": error})
-    assert f"lowers the loss by {said};" in diagnose(saddle, situation()).sentence
+    assert f"lowers the loss by {said};" in diagnose(saddle, situation(lowest_loss=lowest)).finding
+
+
+def test_what_a_parabola_promises_beyond_the_loss_is_said_to_be_all_of_it_and_kept_in_the_evidence():
+    # Of the end of examples/quick_start.py: cross entropy, 0.0058, and a noise floor estimated at 0.007.
+    place = measured(
+        loss=0.0058, loss_spread=0.07, noise_trace=45.0, squared_gradient=-8e-4, squared_gradient_error=1.4e-3
+    )
+    verdict = diagnose(place, situation())
+    assert verdict.label == "noise floor"
+    assert "cutting the learning rate to zero would win up to all of the loss (0.0058);" in verdict.finding
+    (cut,) = [entry.value for entry in verdict.evidence if entry.name.startswith("gain by a learning rate of zero")]
+    assert cut == pytest.approx(0.25 * 0.01 * 45 / 16)
+    assert "would win about 0.007 in loss units;" in diagnose(place, situation(lowest_loss=-0.1)).finding
+    settled = dataclasses.replace(place, noise_trace=0.0, largest_curvature=0.3, lowest_curvature=0.2)
+    finding = diagnose(settled, situation(initial_loss=50.0)).finding
+    assert finding.endswith("a gradient step can win up to all of the loss (0.0058).")
+
+
+@pytest.mark.parametrize(
+    ("gradient", "error", "lowest", "said"),
+    [
+        (0.5, 0.05, 0.5, "by -0.25 ± 0.03 % through the gradient and by about +0.06 % through noise."),
+        (0.1, 0.05, 0.5, "by -0.05 ± 0.03 % through the gradient (no measurable decrease) and by about +0.06 %"),
+        (-0.5, 0.05, 0.5, "by +0.25 ± 0.03 % through the gradient (no measurable decrease) and by about +0.06 %"),
+        (0.5, 0.05, -0.5, "by -0.005 ± 0.0005 through the gradient and by about +0.0012 through noise (loss units)."),
+        (500.0, 0.05, 0.5, "by up to -100 % through the gradient and by about +0.06 % through noise."),
+    ],
+)
+def test_what_a_step_does_to_the_loss_is_told_in_one_unit_and_with_its_sign(gradient, error, lowest, said):
+    place = measured(squared_gradient=gradient, squared_gradient_error=error, curved_noise=384.0)
+    falling = situation(trend=trend("progressing", 0.5, 0.01), lowest_loss=lowest)
+    assert f"each step changes the loss {said}" in diagnose(place, falling).finding
 
 
 @pytest.mark.parametrize(("gain", "shown"), [(0.97, "97"), (0.9949, "99"), (0.996, "100")])
 def test_percents_are_plain_numbers_also_just_below_a_power_of_ten(gain, shown):
     # A step wins 0.01 times the squared gradient, of a loss of 2.
     place = measured(loss=2.0, squared_gradient=200.0 * gain, squared_gradient_error=19.4)
-    sentence = diagnose(place, situation(trend=trend("undetermined", 0.0, 10.0))).sentence
-    assert f"a step wins {shown} ± 10 %" in sentence
+    finding = diagnose(place, situation(trend=trend("undetermined", 0.0, 10.0))).finding
+    assert f"each step changes the loss by -{shown} ± 10 %" in finding
 
 
 def test_every_gain_by_hand_in_units_of_the_spread():
@@ -545,23 +592,33 @@ def test_the_evidence_of_a_verdict_in_loss_units():
         ("loss", "loss"),
         ("spread of the loss over samples", "loss"),
         ("decrease over 1000 steps", "loss"),
-        ("lowest curvature", "loss per squared weight"),
-        ("largest curvature", "loss per squared weight"),
-        ("largest curvature over the stability limit", "1"),
-        ("decrease along the lowest curvature", "loss"),
-        ("best decrease by one gradient step (bound)", "loss"),
-        ("squared gradient", "squared loss per squared weight"),
-        ("gain by gradient steps over 1000 steps", "loss"),
-        ("gain by a learning rate of zero", "loss"),
+        ("curvature along the lowest direction, on other batches", "loss per squared weight"),
+        ("curvature along the sharpest direction, on other batches", "loss per squared weight"),
+        ("curvature along the sharpest direction, on other batches, over the stability limit", "1"),
+        ("decrease along the lowest direction, on other batches", "loss"),
+        ("best decrease by one gradient step (upper bound, parabola)", "loss"),
+        ("squared gradient (unbiased, may be below 0)", "squared loss per squared weight"),
+        ("gain by gradient steps over 1000 steps (straight on)", "loss"),
+        ("gain by a learning rate of zero (parabola)", "loss"),
     ]
     step, steps, cut = (0.8 + 3 * 0.1) / (2 * 4), 0.01 * 0.8 * 1000, 0.25 * 0.01 * 0.1 / 16
     assert [entry.value for entry in verdict.evidence] == pytest.approx(
         [2.0, 2.0, 0.03, -0.5, 4.0, 4 / 200, 0.2, step, 0.8, steps, cut]
     )
     assert [entry.error for entry in verdict.evidence] == pytest.approx(
-        [0.05, math.nan, 0.004, 0.05, 0.1, math.nan, 0.02, math.nan, 0.1, math.nan, math.nan], nan_ok=True
+        [0.05, math.nan, 0.004, 0.05, 0.1, math.nan, 0.02, math.nan, 0.1, 0.01 * 0.1 * 1000, math.nan], nan_ok=True
     )
     assert (verdict.samples, verdict.cost) == (512, 5000.0)
+
+
+def test_of_the_whole_training_loss_there_are_no_other_batches():
+    whole = {"lowest_curvature_error": 0.0, "largest_curvature_error": 0.0, "degrees_of_freedom": math.inf}
+    verdict = diagnose(measured(**{**SADDLE, **whole}), situation(batch_size=math.inf))
+    assert "curvature along the sharpest direction" in {entry.name for entry in verdict.evidence}
+    assert "other batches" not in verdict.as_markdown()
+    rising = situation(trend=trend("rising", -1.0, 0.1), batch_size=math.inf)
+    unstable = diagnose(measured(largest_curvature=230.0, **whole), rising)
+    assert "; the curvature along the sharpest direction is 1.1 times" in unstable.finding
 
 
 @pytest.mark.parametrize(("share", "edge"), [(0.85, False), (0.9, True), (1.3, True), (1.35, False)])
@@ -610,7 +667,7 @@ def test_steps_too_small_without_upward_curvature_are_to_be_larger():
 
 def test_a_falling_loss_is_said_to_fall():
     verdict = diagnose(measured(), situation(trend=trend("progressing", 0.5, 0.01)))
-    assert verdict.sentence.startswith("progressing. Loss falling for 2000 steps; a step wins")
+    assert verdict.sentence.startswith("progressing. Loss falling for 2000 steps; each step changes the loss by")
 
 
 def test_the_saddle_score_is_certainty_times_the_share_of_what_can_be_won():
@@ -628,7 +685,7 @@ def test_the_saddle_score_is_certainty_times_the_share_of_what_can_be_won():
         ({"loss_spread": 4.0}, "lowers the loss by 10 ± 1 %;"),
         ({"loss": 0.5}, "lowers the loss by 40 ± 4 %;"),
         ({"escape_decrease_error": 0.0299}, "lowers the loss by 10 ± 1 %;"),
-        ({"escape_decrease": 40.0, "squared_gradient": 20.0}, "a gradient step can win at most 2.5."),
+        ({"escape_decrease": 40.0, "squared_gradient": 20.0}, "a gradient step can win up to all of the loss (2)."),
     ],
 )
 def test_shares_of_the_loss_whatever_the_spread(changes, said):
@@ -638,4 +695,6 @@ def test_shares_of_the_loss_whatever_the_spread(changes, said):
 def test_at_a_loss_of_zero_gains_are_plain_numbers():
     measurement, where = CASES["undetermined"]
     sentence = diagnose(dataclasses.replace(measurement, loss=0.0), where).sentence
-    assert "moving along the lowest curvature wins 0 ± 0, cutting the learning rate 0.00016." in sentence
+    assert (
+        "lowers the loss by 0 ± 0, cutting the learning rate to zero would win about 0.00016 in loss units." in sentence
+    )
