@@ -1,7 +1,8 @@
 """A small transformer learns to write like Python's own help texts, character by character, with its landscape watched.
 
 The text (``pydoc_data.topics``) ships with every Python. The layers are torch's own, whose fast attention
-kernels have no second derivative; the monitors switch to the one that has while they measure. One and a half minutes on one core.
+kernels have no second derivative; the monitors switch to the one that has while they measure. One and a
+half minutes on one core.
 """
 
 from __future__ import annotations
