@@ -123,6 +123,7 @@ class SaddlePointMonitor(LossWatchingMonitor):
         self.episodes = EpisodeLog()
         self.cost = 0.0
         self.look: Look | None = None
+        self._samples_a_step = 0
         self._state_of_trend = "undetermined"
         self._logged = -math.inf
 
@@ -165,7 +166,7 @@ class SaddlePointMonitor(LossWatchingMonitor):
             if self.verbose:
                 rank_zero_info(f"{type(self).__name__} cannot tell yet at step {snapshot.step}: {look}")
             return Report()
-        self.look = look
+        self.look, self._samples_a_step = look, look.samples_a_step
         self.watch.settle()
         verdict = look.verdict
         self.cost += verdict.cost
@@ -223,11 +224,11 @@ class SaddlePointMonitor(LossWatchingMonitor):
         )
 
     def _record(self, step: int, episode: Episode | None) -> Record:
-        assert episode is not None and self.look is not None
+        assert episode is not None
         info = {
             **episode.verdict.as_info(),
             "measured_step": episode.measured,
-            "samples_a_step": self.look.samples_a_step,
+            "samples_a_step": self._samples_a_step,
             "episode_start": episode.start,
             "episode_end": episode.end,
         }
