@@ -59,7 +59,7 @@ def tsne_figure(coordinates: npt.ArrayLike, steps: Sequence[int], *, theme: str 
     """
     look = theme_named(theme)
     points = np.asarray(coordinates, dtype=np.float64)
-    figure = new_figure(look, 6.4, 5.0)
+    figure = new_figure(look, height=4.2)
     axes = figure.add_subplot()
     axes.plot(points[:, 0], points[:, 1], color=look.grid, linewidth=1.0)
     drawn = axes.scatter(

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from landscape_callbacks.figures.style import (
+    LABEL,
     Theme,
     count_of_missing,
     dress,
@@ -40,7 +41,7 @@ def plane_contour(record: Record, *, theme: str = "light") -> Figure:
     """
     look = theme_named(theme)
     x, y, losses = _grid(record)
-    figure = new_figure(look, 7.0, 5.4)
+    figure = new_figure(look, height=4.2)
     axes = figure.add_subplot()
     scale = loss_scale(losses)
     masked = np.ma.masked_invalid(losses)
@@ -61,11 +62,11 @@ def plane_contour(record: Record, *, theme: str = "light") -> Figure:
         _draw_path(axes, record, look)
     if record.name != "checkpoints":
         axes.plot(0.0, 0.0, "*", color=look.mark, markeredgecolor="white", markersize=14, label="current weights")
-    x_label, y_label = _labels(record)
+    x_label, y_label = ("\n(".join(label.rsplit(" (", 1)) for label in _labels(record))
     dress(axes, look, title=_title(record, int(absent.sum())), x=x_label, y=y_label, grid=False)
     axes.set_xlim(x[0], x[-1])
     axes.set_ylim(y[0], y[-1])
-    dress_legend(axes, look, loc="upper right")
+    dress_legend(axes, look, loc="best")
     return figure
 
 
@@ -90,7 +91,7 @@ def plane_surface(record: Record, *, theme: str = "light") -> Figure:
     with np.errstate(invalid="ignore", divide="ignore"):
         heights = np.log10(losses) if logarithmic else losses.copy()
     heights[~np.isfinite(heights)] = np.nan
-    figure = new_figure(look, 7.0, 5.6)
+    figure = new_figure(look, height=4.6)
     axes = figure.add_subplot(projection="3d")
     columns, rows = np.meshgrid(x, y)
     scale = loss_scale(heights)
@@ -108,13 +109,14 @@ def plane_surface(record: Record, *, theme: str = "light") -> Figure:
     )
     label = "log₁₀ loss" if logarithmic else "loss"
     dress_colorbar(figure, cm.ScalarMappable(norm=scale, cmap=look.colormap), axes, look, label, shrink=0.6, pad=0.12)
-    x_label, y_label = _labels(record)
+    x_label, y_label = (label.replace(" (", "\n(") for label in _labels(record))
     missing = int((~np.isfinite(losses)).sum())
-    dress(axes, look, title=_title(record, missing), x=x_label.replace(" (", "\n("), y=y_label.replace(" (", "\n("))
-    axes.set_zlabel(label, color=look.text, fontsize=9)
-    axes.xaxis.labelpad = axes.yaxis.labelpad = 10
+    dress(axes, look, title=_title(record, missing), x=x_label, y=y_label)
+    axes.set_zlabel(label, color=look.text, fontsize=LABEL)
+    axes.locator_params(nbins=5)
+    axes.xaxis.labelpad = axes.yaxis.labelpad = 15
     axes.zaxis.labelpad = 8
-    axes.set_box_aspect(None, zoom=0.84)
+    axes.set_box_aspect(None, zoom=0.82)
     for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
         axis.set_pane_color((0.0, 0.0, 0.0, 0.0))
         axis._axinfo["grid"].update(color=look.grid, linewidth=0.5)

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from landscape_callbacks.figures.style import (
+    WIDTH,
     Theme,
     count_of_missing,
     dress,
@@ -22,6 +23,7 @@ from landscape_callbacks.records import Record
 from landscape_callbacks.surface.adaptive import LossCurve
 
 _EARLIER = 4
+_ONE_ABOVE_THE_OTHER = 4  # panels
 
 
 def slices_figure(records: Sequence[Record], *, theme: str = "light") -> Figure:
@@ -47,9 +49,10 @@ def slices_figure(records: Sequence[Record], *, theme: str = "light") -> Figure:
             families.setdefault(_family(record.name), []).append(record)
     if not families:
         raise ValueError("A figure of slices needs at least one record of kind 'slice', got none.")
-    columns = min(len(families), 3)
+    # Side by side, letters would be too small on a card.
+    columns = 1 if len(families) <= _ONE_ABOVE_THE_OTHER else 2
     rows = -(-len(families) // columns)
-    figure = new_figure(look, 1.2 + 3.9 * columns, 0.6 + 3.2 * rows)
+    figure = new_figure(look, WIDTH * columns, 3.4 * rows)
     panels = figure.subplots(rows, columns, squeeze=False).reshape(-1)
     for axes in panels[len(families) :]:
         axes.remove()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from matplotlib.colors import LogNorm
+from matplotlib.colors import LogNorm, SymLogNorm, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
@@ -131,6 +131,72 @@ def test_random_lines_share_a_panel_with_their_spread() -> None:
     assert "median of 3" in text_of(figure)
 
 
+def test_heat_maps_hold_each_measurement_until_the_next_as_the_tab_does() -> None:
+    steps = [1, 1300, 1350, 1700]
+    density = density_heat_map([a_density(step) for step in steps])
+    for axes in (*slice_heat_map([a_slice(step) for step in steps]).axes[:2], density.axes[0]):
+        borders = axes.collections[0].get_coordinates()[0, :, 0]
+        np.testing.assert_allclose(borders, [1, 1300, 1350, 1700, 2050])
+        assert axes.get_xlim() == (1, 2050)
+    lone = slice_heat_map([a_slice(7)]).axes[0]
+    np.testing.assert_allclose(lone.collections[0].get_coordinates()[0, :, 0], [7, 8])
+
+
+def test_marks_at_the_ends_of_the_distances_are_whole() -> None:
+    for axes in slice_heat_map([a_slice(0), a_slice(10)]).axes[:2]:
+        low, high = axes.get_ylim()
+        assert low < ALPHAS[0] - 0.1 and high > ALPHAS[-1] + 0.1
+
+
+def a_shrunk_slice(step: int, reach: float, change: float) -> Record:
+    losses = 1.0 + change * (ALPHAS / 2) ** 2
+    return Record("slice", "largest_eigenvector", step, {"alpha": reach / 2 * ALPHAS, "loss": losses}, {})
+
+
+def test_changes_that_differ_by_decades_are_all_seen_and_the_scale_is_said() -> None:
+    figure = slice_heat_map([a_shrunk_slice(0, 0.2, 2.0), a_shrunk_slice(10, 0.2, 0.01), a_shrunk_slice(20, 0.2, 0.01)])
+    mesh = figure.axes[1].collections[0]
+    assert isinstance(mesh.norm, SymLogNorm)
+    assert "change from distance 0, log scale" in text_of(figure)
+    shares = np.abs(mesh.norm(mesh.get_array()) - 0.5).max(axis=0)
+    assert shares.min() > 0.15  # of 0.5: no column is white
+    alike = slice_heat_map([a_shrunk_slice(0, 0.2, 0.02), a_shrunk_slice(10, 0.2, 0.01)])
+    assert not isinstance(alike.axes[1].collections[0].norm, SymLogNorm)
+    assert "log scale" not in text_of(alike)
+
+
+def test_one_slice_of_wide_reach_leaves_room_for_the_narrow_ones() -> None:
+    figure = slice_heat_map([a_shrunk_slice(0, 0.25, 1.0), a_shrunk_slice(10, 0.02, 1.0)])
+    assert "asinh scale" in text_of(figure)
+    mesh = figure.axes[0].collections[0]
+    seen = ~np.ma.getmaskarray(mesh.get_array())[:, 1]
+    assert seen.mean() > 0.2  # on a linear axis 8 %
+    rows = mesh.get_coordinates()[:, 0, 1]
+    assert (rows[0], rows[-1]) == pytest.approx((-0.125, 0.25))
+    assert "asinh" not in text_of(slice_heat_map([a_shrunk_slice(0, 0.25, 1.0), a_shrunk_slice(10, 0.2, 1.0)]))
+
+
+def test_what_was_not_looked_at_is_open_and_what_is_no_number_is_grey() -> None:
+    narrow = Record("slice", "gradient", 10, {"alpha": ALPHAS / 2, "loss": np.ones(9)}, {})
+    figure = slice_heat_map([a_slice(0, broken=True), narrow])
+    axes = figure.axes[0]
+    assert axes.get_facecolor() == to_rgba(THEMES["light"].background)
+    grey = ~np.ma.getmaskarray(axes.collections[1].get_array())
+    assert grey[0, 0] and grey[-1, 0]
+    assert not grey[:, 1].any()
+    assert axes.collections[1].cmap(0.0) == to_rgba(THEMES["light"].missing)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_letters_can_be_read_on_a_card_of_400_pixels(name: str) -> None:
+    figure = FIGURES[name]("light")
+    figure.draw_without_rendering()
+    per_point = figure.dpi / 72 * min(1.0, 400 / (figure.get_figwidth() * figure.dpi))
+    sizes = [text.get_fontsize() for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+    assert min(sizes) * per_point > 6.5  # exponents of ticks; all else is larger
+    assert np.median(sizes) * per_point > 10
+
+
 def test_heat_map_columns_are_the_steps() -> None:
     steps = [0, 1, 4, 30]
     figure = slice_heat_map([a_slice(step) for step in steps])
@@ -158,7 +224,7 @@ def test_density_shows_the_limit_also_above_the_grid() -> None:
 
 def test_plane_says_how_much_variance_it_shows_and_draws_the_path() -> None:
     figure = plane_contour(a_plane())
-    words = text_of(figure)
+    words = text_of(figure).replace("\n(", " (")
     assert "first component (80.0 % of variance)" in words
     assert "second component (15.0 % of variance)" in words
     assert any(len(line.get_xdata()) == 6 for line in figure.axes[0].lines)
