@@ -90,14 +90,11 @@ def print_measurements(log_dir: str, rows: int = 16) -> None:
             f"{record.step:>6} {record.info['loss']:>9.4f} {gradient:>10.4f} {largest:>21} {smallest:>22} "
             f"{ratio:>11.3f} {spent:>8.1%}"
         )
-    print(
-        "\nEigenvalues of the Hessian of a minibatch's loss, each with a bound of its error. Stability ratio: sharpness"
-    )
-    print(
-        "over the optimizer's limit; 1 is the edge of stability. Time spent: the monitors' share of the run so far. It"
-    )
-    print("begins high, since the first measurement comes at step 1; at the end of the fit the plane is added to it. The")
-    print("demo grants more than the default 5 %.")
+    print("""
+Eigenvalues of the Hessian of a minibatch's loss, each with a bound of its error. Stability ratio: sharpness over the
+optimizer's limit; 1 is the edge of stability. Time spent: the monitors' share of the run so far. It begins high, since
+the first measurement comes at step 1; at the end of the fit the plane is added to it. The demo grants more than the
+default 5 %.""")
 
 
 def main() -> None:
