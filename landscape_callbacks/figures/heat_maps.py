@@ -54,7 +54,8 @@ def slice_heat_map(records: Sequence[Record], *, theme: str = "light") -> Figure
     reaches = np.abs(ends).max(axis=1)
     stretched = bool(reaches.max() > _MUCH * reaches.min())
     linear = float(reaches.min() if stretched else 1e3 * reaches.max())
-    borders = np.sinh(np.linspace(*np.arcsinh([ends.min() / linear, ends.max() / linear]), _ROWS + 1)) * linear
+    low, high = np.arcsinh(ends.min() / linear), np.arcsinh(ends.max() / linear)
+    borders = np.sinh(np.linspace(low, high, _ROWS + 1)) * linear
     rows = (borders[1:] + borders[:-1]) / 2
     curves = [LossCurve(record.arrays["alpha"], record.arrays["loss"]) for record in ordered]
     values = np.stack([curve(rows) for curve in curves], axis=1)
