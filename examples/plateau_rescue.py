@@ -92,14 +92,16 @@ def train(max_steps: int, *, reduce_on_plateau: bool = False, callbacks: list[Ca
 
 def draw(runs: dict[str, Watch], adjuster: PlateauLearningRateAdjuster) -> Figure:
     theme = THEMES["light"]
-    figure = new_figure(theme, height=6.4)
+    figure = new_figure(theme, width=7.2, height=6.4)
     losses, rates = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     for (name, watch), color in zip(runs.items(), theme.series, strict=False):
         losses.plot(watch.steps, watch.losses, label=name, color=color)
         rates.plot(range(1, len(watch.rates) + 1), watch.rates, label=name, color=color)
     for step, decision in adjuster.history:
         losses.axvline(step, color=theme.grid, zorder=0)
-        losses.annotate(f"{decision.action} ×{decision.factor:.2g}", (step, losses.get_ylim()[1]), va="top", fontsize=8)
+        place = {"xy": (step, 1.0), "xycoords": ("data", "axes fraction"), "xytext": (6, -8)}
+        name = f"{decision.action} ×{decision.factor:.2g}"
+        losses.annotate(name, **place, textcoords="offset points", va="top", fontsize=9.5, color=theme.text)
     rates.set_yscale("log")
     dress(losses, theme, title="Leaving a saddle: digits, weights near zero", x="", y="training loss")
     dress(rates, theme, title="", x="optimizer steps", y="learning rate")
