@@ -50,12 +50,7 @@ class Look:
     @property
     def largest_stable_rate(self) -> float:
         """The learning rate at which steps stop contracting here; infinity when no positive curvature bounds it."""
-        curvature = self.probe.measurement.largest_curvature
-        if math.isnan(curvature):
-            return math.nan
-        return (
-            self.situation.learning_rate * self.situation.curvature_limit / curvature if curvature > 0.0 else math.inf
-        )
+        return self.situation.largest_stable_rate(self.probe.measurement)
 
     @property
     def cut_gain(self) -> float:

@@ -44,6 +44,7 @@ class Measurement:
         samples: Samples in the probe.
         cost: Samples of training that the same work would have served: a forward counts ⅓, a gradient 1, a
             Hessian-vector product 2.
+        largest_ritz_value: The largest eigenvalue of the half that chose; biased up by the choice. NaN: not known.
     """
 
     loss: float
@@ -67,6 +68,7 @@ class Measurement:
     microbatches: int
     samples: int
     cost: float
+    largest_ritz_value: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,19 @@ class Situation:
     def ending(self) -> bool:
         """Whether the run is in its last twentieth, where schedules let the learning rate go to zero on purpose."""
         return self.steps_left is not None and self.steps_left < 0.05 * (self.steps_left + self.trend.steps)
+
+    def largest_stable_rate(self, measurement: Measurement) -> float:
+        """The learning rate at which steps stop contracting; NaN when a curvature is, infinity when none bounds it.
+
+        By the larger of the curvature on other batches and the largest eigenvalue of those that chose the direction:
+        where a few samples make the curvature, the first says what a step feels on the average and the second what it
+        can meet, and a rate called stable has to hold for both.
+        """
+        if math.isnan(measurement.largest_curvature):
+            return math.nan
+        known = (measurement.largest_curvature, measurement.largest_ritz_value)
+        curvature = max(value for value in known if not math.isnan(value))
+        return self.learning_rate * self.curvature_limit / curvature if curvature > 0.0 else math.inf
 
     def scale(self, measurement: Measurement) -> float:
         """The unit of loss in which a decrease is large or small; it follows any rescaling of the loss.

@@ -15,7 +15,7 @@ _CLEAR = 2.0  # standard errors from which on a gain is called one
 
 def compose(label: str, measurement: Measurement, situation: Situation, won: Gains) -> Verdict:
     """The verdict of this label in words and figures."""
-    rate = _stable_learning_rate(measurement, situation)
+    rate = situation.largest_stable_rate(measurement)
     suggestion, suggested = _suggestion(label, situation, rate)
     return Verdict(
         label=label,
@@ -114,13 +114,6 @@ def _trend_words(s: Situation) -> str:
     if trend.state in ("progressing", "rising"):
         return f"Loss {'falling' if trend.state == 'progressing' else 'rising'} for {steps} steps;"
     return "Loss without a clear trend;"
-
-
-def _stable_learning_rate(m: Measurement, s: Situation) -> float:
-    """The largest stable learning rate: limits go as one over the rate."""
-    if not m.largest_curvature > 0:
-        return math.inf
-    return s.learning_rate * s.curvature_limit / m.largest_curvature
 
 
 def _saddle_score(won: Gains) -> float:

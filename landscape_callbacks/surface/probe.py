@@ -183,6 +183,7 @@ def probe_surface(
         microbatches=len(surfaces),
         samples=round(batch_size * len(surfaces)),
         cost=batch_size * work,
+        largest_ritz_value=float(pairs.values[0]),
     )
     return Probe(measurement, half.to_weights(lowest), half.to_weights(largest), pairs.warm_start)
 

@@ -103,7 +103,8 @@ def test_without_positive_curvature_no_rate_is_too_large(tmp_path):
     look = _look(lambda p: torch.optim.SGD(p, lr=0.01), tmp_path, full_batch=True)
     measurement = look.probe.measurement
     for curvature, rate in [(-1.0, math.inf), (0.0, math.inf), (math.nan, math.nan)]:
-        other = replace(look, probe=replace(look.probe, measurement=replace(measurement, largest_curvature=curvature)))
+        changed = replace(measurement, largest_curvature=curvature, largest_ritz_value=curvature)
+        other = replace(look, probe=replace(look.probe, measurement=changed))
         assert other.largest_stable_rate == pytest.approx(rate, nan_ok=True)
 
 

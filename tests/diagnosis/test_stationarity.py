@@ -698,3 +698,20 @@ def test_at_a_loss_of_zero_gains_are_plain_numbers():
     assert (
         "lowers the loss by 0 ± 0, cutting the learning rate to zero would win about 0.00016 in loss units." in sentence
     )
+
+
+@pytest.mark.parametrize(
+    ("on_others", "chosen", "rate"),
+    [
+        (4.0, 3.0, 0.05),  # the half that chose may see less than the other
+        (0.1, 4.0, 0.05),  # a few samples make the curvature, and none of them is in the other half
+        (-1.0, 4.0, 0.05),
+        (4.0, math.nan, 0.05),
+        (0.0, -1.0, math.inf),
+        (math.nan, 4.0, math.nan),
+    ],
+)
+def test_a_rate_called_stable_holds_for_every_curvature_that_was_seen(on_others, chosen, rate):
+    here = situation(learning_rate=0.01, curvature_limit=20.0)
+    seen = dataclasses.replace(REST, largest_curvature=on_others, largest_ritz_value=chosen)
+    assert here.largest_stable_rate(seen) == pytest.approx(rate, nan_ok=True)

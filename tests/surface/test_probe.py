@@ -255,6 +255,7 @@ def test_every_figure_of_a_probe_by_dense_algebra_on_its_two_halves(count):
     losses = torch.stack([case.loss(case.start, row) for row in rows])
     values, vectors = torch.linalg.eigh(hessians[::2].mean(dim=0))
     assert found.lowest_ritz_value == pytest.approx(float(values[0]))
+    assert found.largest_ritz_value == pytest.approx(float(values[-1]))
     assert found.search_converged
     for direction, vector, value, error in (
         (probe.lowest_direction, vectors[:, 0], found.lowest_curvature, found.lowest_curvature_error),
