@@ -41,7 +41,7 @@ class SaddlePointMonitor(LossWatchingMonitor):
     ``diagnosis/samples``                         samples of training that all looks so far cost
     ``stability/batch_sharpness_ratio``           batch sharpness over the limit, with ``…_error``: the gauge
                                                   that goes to 1 at the edge of stability when training on minibatches
-    ``stability/largest_stable_learning_rate``    where steps would stop contracting, at the curvature of the last look
+    ``stability/largest_stable_learning_rate``    where steps would stop contracting, at the largest curvature seen
     ============================================  ==================================================================
 
     Args:
