@@ -206,8 +206,8 @@ class LossSurface:
             with self.displaced() as move_to:
                 for terms in points:
                     move_to(*terms)
-                    losses.append(self._evaluate())
-            return torch.stack(losses) if losses else torch.empty(0, dtype=torch.float64)
+                    losses.append(self._forward())
+            return torch.stack(losses).double() if losses else torch.empty(0, dtype=torch.float64)
 
         return self._averaged(evaluate).cpu()
 
@@ -245,8 +245,12 @@ class LossSurface:
         self._graph = None
 
     def _evaluate(self) -> Tensor:
-        with torch.no_grad(), nullcontext() if self.sharded is None else self.sharded.evaluation():
-            return scalar(self.closure()).detach().double()
+        with torch.no_grad():
+            return self._forward().double()
+
+    def _forward(self) -> Tensor:
+        with nullcontext() if self.sharded is None else self.sharded.evaluation():
+            return scalar(self.closure()).detach()
 
     def _gradient(self, retain: bool) -> Tensor:
         graph = self._current_graph()
