@@ -153,7 +153,7 @@ def peers() -> None:
             continue
         row = json.loads(done.stdout.strip().splitlines()[-1])
         print(
-            f"| {peer} {row['version']} | {row['ratio']} | {row['centre']} | {row['restored']} | {row['note']} |",
+            f"| {' '.join(filter(None, (peer, row['version'])))} | {row['ratio']} | {row['centre']} | {row['restored']} | {row['note']} |",
             flush=True,
         )
 
