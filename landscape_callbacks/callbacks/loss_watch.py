@@ -138,7 +138,7 @@ class LossWatch:
         """Continues an interrupted run."""
         self.trend.load_state_dict(state["trend"])
         self.initial, self.level = state["initial"], state["level"]
-        self.lowest_ever = state["lowest_ever"]
+        self.lowest_ever = state.get("lowest_ever", math.nan)  # not in checkpoints of before it was kept
         self.noise, self.blew_up = state["noise"], state["blew_up"]
         self._history.load_state_dict(state["waiting"])
         self._history.block = state["block"]

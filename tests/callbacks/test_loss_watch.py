@@ -129,3 +129,7 @@ def test_the_lowest_loss_of_any_step_outlives_restarts_and_numbers_that_are_none
     assert watch.lowest_ever == 2.0
     _follow(watch, [-1.0, 3.0])
     assert watch.lowest_ever == -1.0
+    before_it_was_kept = {key: value for key, value in watch.state_dict().items() if key != "lowest_ever"}
+    again = LossWatch(100.0)
+    again.load_state_dict(before_it_was_kept)
+    assert math.isnan(again.lowest_ever)
