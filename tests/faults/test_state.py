@@ -20,7 +20,7 @@ EVERY_STEP: dict[str, Any] = {"every_n_steps": 1, "max_overhead": None}
 PLACES = {
     "the replayed step": (Replay, "_training_step_loss"),
     "a product": (LossSurface, "hessian_vector_product"),
-    "losses at other weights": (LossSurface, "_evaluate"),
+    "losses at other weights": (LossSurface, "_forward"),
 }
 
 
