@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, ConsoleMessage, Frame, Page
+    from playwright.sync_api import Browser, ConsoleMessage, Frame, Locator, LocatorAssertions, Page
 
 CHROMIUM_FLAGS = [
     "--no-sandbox",
@@ -139,6 +139,13 @@ def _address(log: Path, process: subprocess.Popen[bytes]) -> str:
 def tab_address(address: str) -> str:
     """The address of TensorBoard with the Landscape tab open."""
     return f"{address}/#landscape"
+
+
+def expect(locator: Locator) -> LocatorAssertions:
+    """Assertions that wait. ``wait_for_function`` evaluates text when it has to ask twice, which the page forbids."""
+    from playwright.sync_api import expect
+
+    return expect(locator)
 
 
 def frame_address(address: str) -> str:

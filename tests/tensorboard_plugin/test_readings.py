@@ -13,7 +13,7 @@ from landscape_callbacks.commands.report import build_page
 from landscape_callbacks.commands.run_records import find_runs
 from landscape_callbacks.records import Record
 from landscape_callbacks.training.record_writer import RecordWriter
-from tests.tensorboard_plugin.browser import Tab
+from tests.tensorboard_plugin.browser import Tab, expect
 from tests.tensorboard_plugin.test_tab import css, pixels, plot_of, rows_of
 
 STEPS = [1, 500, 510, 520, 530, 540]
@@ -77,7 +77,7 @@ def page(open_page: Callable[..., Tab], tmp_path: Path) -> Tab:
 def leave(page: Tab, run: str) -> None:
     other = {"long": "once", "once": "long"}[run]
     page.frame.locator(f"[data-run={other}] input").uncheck()
-    page.frame.wait_for_function("document.querySelectorAll('#curvature .chip').length === 2")
+    expect(page.frame.locator("#curvature .chip")).to_have_count(2)
 
 
 def swatch_of(page: Tab, card: str, label: str) -> str:
@@ -168,7 +168,7 @@ def test_lines_of_very_different_length_are_each_seen_in_full(page: Tab) -> None
 
     apart = columns()
     page.frame.get_by_role("button", name="same α").click()
-    page.frame.wait_for_function("document.querySelector('#slices .note').textContent.includes('“own α” shows')")
+    expect(note).to_contain_text("“own α” shows")
     assert columns() < 0.1 * apart
     leave(page, "long")
     assert not note.is_visible()

@@ -15,7 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from landscape_callbacks.records import Record
 from landscape_callbacks.training.record_writer import RecordWriter, _add_string_tensor
-from tests.tensorboard_plugin.browser import Tab, frame_address, tab_address, tensorboard
+from tests.tensorboard_plugin.browser import Tab, expect, frame_address, tab_address, tensorboard
 from tests.tensorboard_plugin.conftest import SampleRuns, wait_for_runs
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def test_runs_are_overlaid_or_side_by_side(tab: Tab, sample_runs: SampleRuns) ->
     assert card.locator(".chip").all_inner_texts() == ["fast", "slow"]
     overlaid = tab.frame.locator("#curvature .card").count()
     tab.frame.get_by_role("button", name="side by side").click()
-    tab.frame.wait_for_function(f"document.querySelectorAll('#curvature .card').length === {2 * overlaid}")
+    expect(tab.frame.locator("#curvature .card")).to_have_count(2 * overlaid)
     assert tab.frame.locator("#curvature .card").first.locator(".chip").all_inner_texts() == ["fast"]
     tab.frame.locator("[data-run=slow] input").uncheck()
     tab.wait_for_step(200)
