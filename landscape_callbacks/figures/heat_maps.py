@@ -54,8 +54,8 @@ def slice_heat_map(records: Sequence[Record], *, theme: str = "light") -> Figure
     reaches = np.abs(ends).max(axis=1)
     stretched = bool(reaches.max() > _MUCH * reaches.min())
     linear = float(reaches.min() if stretched else 1e3 * reaches.max())
-    low, high = np.arcsinh(ends.min() / linear), np.arcsinh(ends.max() / linear)
-    borders = np.sinh(np.linspace(low, high, _ROWS + 1)) * linear
+    low, high = _squeeze(np.array([ends.min(), ends.max()]), linear)
+    borders = _stretch(np.linspace(low, high, _ROWS + 1), linear)
     rows = (borders[1:] + borders[:-1]) / 2
     curves = [LossCurve(record.arrays["alpha"], record.arrays["loss"]) for record in ordered]
     values = np.stack([curve(rows) for curve in curves], axis=1)
@@ -142,12 +142,13 @@ def density_heat_map(records: Sequence[Record], *, eigenvalues: Sequence[Record]
     ordered = _of_one_name(records, "density")
     low = min(float(record.arrays["grid"].min()) for record in ordered)
     high = max(float(record.arrays["grid"].max()) for record in ordered)
-    rows = np.linspace(_squeeze(np.array([low]), high - low)[0], _squeeze(np.array([high]), high - low)[0], 241)
-    span = high - low
+    linear = (high - low) / 100
+    bottom, top = _squeeze(np.array([low, high]), linear)
+    rows = np.linspace(bottom, top, 241)
     columns = []
     for record in ordered:
-        density = np.interp(_stretch(rows, span), record.arrays["grid"], record.arrays["density"], left=0.0, right=0.0)
-        columns.append(density)
+        grid, density = record.arrays["grid"], record.arrays["density"]
+        columns.append(np.interp(_stretch(rows, linear), grid, density, left=0.0, right=0.0))
     values = np.stack(columns, axis=1)
     floor = max(float(values.max()) * 1e-6, 1e-300)
     logs = np.log10(np.maximum(values, floor))
@@ -155,18 +156,18 @@ def density_heat_map(records: Sequence[Record], *, eigenvalues: Sequence[Record]
     axes = figure.add_subplot()
     edges = _spans([record.step for record in ordered])
     drawn = axes.pcolormesh(
-        edges, _stretch(_edges(rows), span), logs, cmap=look.colormap, norm=Normalize(math.log10(floor), logs.max())
+        edges, _stretch(_edges(rows), linear), logs, cmap=look.colormap, norm=Normalize(math.log10(floor), logs.max())
     )
-    axes.set_yscale("symlog", linthresh=span / 100, linscale=1.0)
+    axes.set_yscale("symlog", linthresh=linear, linscale=1.0)
     steps = [record.step for record in eigenvalues]
     lines: list[float] = []
     if steps:
-        top = [float(record.arrays["largest"][0]) for record in eigenvalues]
-        axes.plot(steps, top, color=look.mark, linewidth=1.5, label="largest eigenvalue")
+        largest = [float(record.arrays["largest"][0]) for record in eigenvalues]
+        axes.plot(steps, largest, color=look.mark, linewidth=1.5, label="largest eigenvalue")
         limits = [(r.step, float(r.info["limit"])) for r in eigenvalues if _finite(r.info.get("limit"))]
         if limits:
             axes.plot(*zip(*limits, strict=True), color=look.mark, linestyle=(0, (4, 2)), label="stability limit")
-        lines = [*top, *(limit for _, limit in limits)]
+        lines = [*largest, *(limit for _, limit in limits)]
     dress(axes, look, title="spectral density of the Hessian", x="step", y="eigenvalue (loss / weight²)", grid=False)
     axes.set_xlim(edges[0], edges[-1])
     axes.set_ylim(low, max([high, *(1.3 * value for value in lines)]))
@@ -175,12 +176,13 @@ def density_heat_map(records: Sequence[Record], *, eigenvalues: Sequence[Record]
     return figure
 
 
-def _squeeze(values: Array, span: float) -> Array:
-    return np.asarray(np.arcsinh(values / (span / 100)), dtype=np.float64)
+def _squeeze(values: Array, linear: float) -> Array:
+    """To an axis that is linear up to about ``linear`` from 0 and logarithmic beyond; :func:`_stretch` goes back."""
+    return np.asarray(np.arcsinh(values / linear), dtype=np.float64)
 
 
-def _stretch(values: Array, span: float) -> Array:
-    return np.asarray(np.sinh(values) * (span / 100), dtype=np.float64)
+def _stretch(values: Array, linear: float) -> Array:
+    return np.asarray(np.sinh(values) * linear, dtype=np.float64)
 
 
 def _edges(centers: Array) -> Array:

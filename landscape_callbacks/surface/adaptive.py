@@ -58,10 +58,7 @@ class LossCurve:
         j = np.clip(np.searchsorted(self.alphas, points, side="right") - 1, 0, len(self.alphas) - 2)
         h = self.alphas[j + 1] - self.alphas[j]
         b = (points - self.alphas[j]) / h
-        a = 1.0 - b
-        with np.errstate(invalid="ignore"):
-            values = a * self.losses[j] + b * self.losses[j + 1]
-            values += ((a**3 - a) * self._bends[j] + (b**3 - b) * self._bends[j + 1]) * h**2 / 6
+        values = _cubic(self.losses[j], self.losses[j + 1], self._bends[j], self._bends[j + 1], h, b)
         values[(points < self.alphas[0]) | (points > self.alphas[-1])] = np.nan
         # At the points themselves the curve is the loss, to the bit, also beside a non-finite one.
         at_point = np.searchsorted(self.alphas, points).clip(0, len(self.alphas) - 1)
@@ -72,12 +69,10 @@ class LossCurve:
     def dense(self, refinement: int = 5) -> tuple[Array, Array]:
         """The points and ``refinement - 1`` more in each interval, and the losses there: for maxima and drawing."""
         b = np.linspace(0.0, 1.0, refinement, endpoint=False)
-        a = 1.0 - b
         h = np.diff(self.alphas)[:, None]
         alphas = self.alphas[:-1, None] + h * b
-        with np.errstate(invalid="ignore"):
-            losses = self.losses[:-1, None] * a + self.losses[1:, None] * b
-            losses += (self._bends[:-1, None] * (a**3 - a) + self._bends[1:, None] * (b**3 - b)) * h**2 / 6
+        y, bends = self.losses[:, None], self._bends[:, None]
+        losses = _cubic(y[:-1], y[1:], bends[:-1], bends[1:], h, b)
         # At the points themselves the curve is the loss, to the bit, also beside a non-finite one.
         losses[:, 0] = self.losses[:-1]
         return np.append(alphas, self.alphas[-1:]), np.append(losses, self.losses[-1:])
@@ -96,9 +91,9 @@ class LossCurve:
             with np.errstate(divide="ignore", invalid="ignore"):
                 t = np.where(m[:-1] >= 0, -2 * slope / (m[:-1] + root), (root - m[:-1]) / (2 * cubic))
             inside = np.isfinite(t) & (t > 0) & (t < h)
-            t = t[inside]
+            t, h = t[inside], h[inside]
             at.append(x[:-1][inside] + t)
-            values.append(y[:-1][inside] + t * (slope[inside] + t * (m[:-1][inside] / 2 + t * cubic[inside] / 3)))
+            values.append(_cubic(y[:-1][inside], y[1:][inside], m[:-1][inside], m[1:][inside], h, t / h))
         candidates, losses = np.concatenate(at), np.concatenate(values)
         keep = np.isfinite(losses)
         if not keep.any():
@@ -272,6 +267,15 @@ def _balanced_distance(curve: LossCurve, rounding: float, reach: float) -> float
     # A coarse grid sees too little of a fine structure at 0: ten times its estimate is the safer one.
     balanced = (4 * rounding * float(np.abs(finite).max()) / (10 * truncation + 1e-300)) ** 0.25
     return float(min(max(balanced, 0.01 * reach), 0.4 * nearest))
+
+
+def _cubic(left: Array, right: Array, bend_left: Array, bend_right: Array, h: Array, b: Array) -> Array:
+    """The spline at the share ``b`` of intervals of length ``h``, from losses and second derivatives at their ends."""
+    a = 1.0 - b
+    with np.errstate(invalid="ignore"):
+        return np.asarray(
+            a * left + b * right + ((a**3 - a) * bend_left + (b**3 - b) * bend_right) * h**2 / 6, dtype=np.float64
+        )
 
 
 def _runs(finite: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:

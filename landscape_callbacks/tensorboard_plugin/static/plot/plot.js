@@ -191,7 +191,8 @@ function drawAxes(context, frame, spec) {
   context.restore();
 }
 
-function stroke(context, x0, y0, x1, y1) {
+/** A straight line in pixels. */
+export function stroke(context, x0, y0, x1, y1) {
   context.beginPath();
   context.moveTo(x0, y0);
   context.lineTo(x1, y1);

@@ -1,5 +1,6 @@
 // The axes of a surface: places along the two near edges of its floor, and the height at the corner that stands outermost.
 
+import { stroke } from "./plot.js";
 import { makeScale } from "./scales.js";
 import { color } from "./theme.js";
 
@@ -62,7 +63,7 @@ function drawEdge(context, camera, bounds, { ends, at, domain, name }) {
   for (const { value, label } of makeScale("linear", domain).ticks(length / TICK_PIXELS)) {
     if (value < low + margin || value > high - margin) continue;
     const [x, y] = camera(at(value));
-    segment(context, x, y, x + 4 * out[0], y + 4 * out[1]);
+    stroke(context, x, y, x + 4 * out[0], y + 4 * out[1]);
     const extent = (Math.abs(out[0]) * context.measureText(label).width) / 2 + Math.abs(out[1]) * 6;
     context.fillText(label, x + out[0] * (7 + extent), y + out[1] * (7 + extent));
     reach = Math.max(reach, 7 + 2 * extent);
@@ -87,12 +88,12 @@ function drawHeight(context, camera, place, { height }, corners) {
   const at = (level) => camera([cornerX, cornerY, level]);
   const [bottom, top] = [at(FLOOR), at(0.6)];
   if (bottom[1] - top[1] < LEAST_PIXELS) return;
-  segment(context, bottom[0], bottom[1], top[0], top[1]);
+  stroke(context, bottom[0], bottom[1], top[0], top[1]);
   context.textAlign = "right";
   const count = (bottom[1] - top[1]) / 30;
   for (const { value, label } of makeScale(height.kind, height.domain).ticks(count)) {
     const [x, y] = at(place(0, 0, value)[2]);
-    segment(context, x, y, x - 4, y);
+    stroke(context, x, y, x - 4, y);
     context.fillText(label, x - 7, y);
   }
   context.textAlign = "center";
@@ -103,13 +104,6 @@ function polygon(context, points) {
   context.beginPath();
   for (const [x, y] of points) context.lineTo(x, y);
   context.closePath();
-  context.stroke();
-}
-
-function segment(context, x0, y0, x1, y1) {
-  context.beginPath();
-  context.moveTo(x0, y0);
-  context.lineTo(x1, y1);
   context.stroke();
 }
 
