@@ -27,8 +27,8 @@ from benchmarks._slice_models import MODELS, Model
 from benchmarks._turns import in_turns
 from landscape_callbacks.records import Record
 from landscape_callbacks.surface import extreme_eigenvalues, loss_plane, loss_slice
-from landscape_callbacks.surface.adaptive import Array, LossCurve
 from landscape_callbacks.surface.directions import random_direction
+from landscape_callbacks.surface.loss_curve import Array, LossCurve
 from landscape_callbacks.surface.planes import random_plane_directions
 from landscape_callbacks.training.record_writer import RecordWriter
 

@@ -25,7 +25,7 @@ from landscape_callbacks.figures.style import (
     theme_named,
 )
 from landscape_callbacks.records import Record
-from landscape_callbacks.surface.adaptive import LossCurve
+from landscape_callbacks.surface.loss_curve import LossCurve
 
 _ROWS = 161
 _MUCH = 3.0  # times the reach of another slice

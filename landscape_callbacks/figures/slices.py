@@ -20,7 +20,7 @@ from landscape_callbacks.figures.style import (
     theme_named,
 )
 from landscape_callbacks.records import Record
-from landscape_callbacks.surface.adaptive import LossCurve
+from landscape_callbacks.surface.loss_curve import LossCurve
 
 _EARLIER = 4
 _ONE_ABOVE_THE_OTHER = 4  # panels

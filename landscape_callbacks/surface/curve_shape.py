@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 
-from landscape_callbacks.surface.adaptive import Array, LossCurve
+from landscape_callbacks.surface.loss_curve import Array, LossCurve
 
 
 def barrier_height(curve: LossCurve, ends: tuple[float, float] | None = None) -> float:

@@ -14,7 +14,7 @@ from landscape_callbacks.surface.vectors import ParameterSpace
 class SymmetricOperator(Protocol):
     """What the eigenvalue methods need: a space and products with a symmetric matrix.
 
-    :class:`LossSurface`, :class:`AverageSurface` and :class:`PreconditionedSurface` are such operators.
+    :class:`LossSurface`, :class:`AverageSurface` and :class:`MetricSurface` are such operators.
     """
 
     @property

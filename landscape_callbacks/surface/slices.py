@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape_callbacks.surface.adaptive import Array, LossCurve, sample_adaptively, symmetric_grid
+from landscape_callbacks.surface.adaptive import sample_adaptively, symmetric_grid
 from landscape_callbacks.surface.average_surface import AverageSurface
 from landscape_callbacks.surface.curve_shape import (
     barrier_height,
@@ -17,6 +17,7 @@ from landscape_callbacks.surface.curve_shape import (
     convexity_violation,
     curvature_at_zero,
 )
+from landscape_callbacks.surface.loss_curve import Array, LossCurve
 from landscape_callbacks.surface.loss_surface import LossSurface
 
 Surface = LossSurface | AverageSurface

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from landscape_callbacks.surface.adaptive import LossCurve
 from landscape_callbacks.surface.curve_shape import (
     barrier_height,
     best_step_error,
     convexity_violation,
     curvature_at_zero,
 )
+from landscape_callbacks.surface.loss_curve import LossCurve
 
 
 def two_minima(points: int = 41) -> LossCurve:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from landscape_callbacks.surface import LossSurface, ParameterSpace, extreme_eigenvalues
 from landscape_callbacks.surface.eigenpairs import Eigenpairs
-from landscape_callbacks.surface.preconditioned import PreconditionedSurface
+from landscape_callbacks.surface.lanczos import _kato_temple
 from tests.surface.models import MODELS, Dense, Diagonal, Model, build, softmax_regression, softmax_regression_hessian
 
 
@@ -301,6 +301,17 @@ class TestWarmStart:
             assert after.converged == (True,)
             assert float(after.values[0]) == pytest.approx(6.0, rel=1e-3)
 
+    @pytest.mark.parametrize("seed", [5, 6, 7, 8])
+    def test_what_only_the_random_part_finds_has_to_be_excluded(self, seed: int) -> None:
+        """The warm start holds the guard as well as the value: within three products both stand still, far from all."""
+        curvatures = torch.linspace(0, 1e-3, 20000, dtype=torch.float64)
+        curvatures[:3] = torch.tensor([1.0, 0.7, 1.4])
+        known = torch.zeros_like(curvatures)
+        known[:2] = 1.0
+        pairs = extreme_eigenvalues(Diagonal(curvatures), 1, tolerance=0.05, initial=known, seed=seed)
+        assert pairs.converged == (True,)
+        assert float(pairs.values[0]) == pytest.approx(1.4, rel=1e-3)
+
     @pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
     def test_a_useless_vector_is_as_a_cold_start(self, value: float) -> None:
         curvatures = spectrum([5.0, 4.0])
@@ -375,30 +386,6 @@ def test_all_inner_products_go_through_the_space() -> None:
     torch.testing.assert_close(halves * (halves * plain.vectors).sum(dim=1, keepdim=True).sign(), plain.vectors)
 
 
-def test_a_preconditioned_surface_has_the_spectrum_of_the_scaled_hessian() -> None:
-    model = build(MODELS[0])
-    surface = model.surface()
-    diagonal = torch.rand(surface.space.dimension, dtype=torch.float64) + 0.1
-    pairs = extreme_eigenvalues(
-        PreconditionedSurface(surface, diagonal.rsqrt()), 2, 2, tolerance=1e-6, smallest_tolerance=1e-6
-    )
-    reference = np.sort(np.linalg.eigvals(model.hessian() / diagonal.numpy()[:, None]).real)[::-1]
-    np.testing.assert_allclose(pairs.values, reference[[0, 1, -2, -1]], rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("scale", "message"),
-    [
-        (torch.ones(2), "shape"),
-        (torch.tensor([1.0, -1.0, 1.0]), "not negative"),
-        (torch.tensor([1.0, torch.nan, 1.0]), "finite"),
-    ],
-)
-def test_a_scale_that_does_not_fit_is_refused(scale: Tensor, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        PreconditionedSurface(Diagonal(torch.ones(3)), scale)
-
-
 def test_relative_errors() -> None:
     pairs = extreme_eigenvalues(Diagonal(torch.tensor([4.0, -2.0], dtype=torch.float64)), 1, 1)
     assert isinstance(pairs, Eigenpairs)
@@ -435,3 +422,11 @@ def test_errors_are_the_squared_residual_over_the_gap() -> None:
     assert all(pairs.converged)
     gaps = np.array([1.0, 1.0, 0.5, 0.5])
     np.testing.assert_allclose(pairs.errors, np.maximum(pairs.residuals.numpy() ** 2 / gaps, 2.3e-15), rtol=0.05)
+
+
+def test_a_gap_ends_where_the_residual_of_the_neighbour_begins() -> None:
+    values, residuals = np.array([10.0, 7.0, 5.0, 4.9]), np.array([1.0, 0.5, 0.25, 0.2])
+    # Gaps: 10 - 7 - 0.5; 7 - 5 - 0.25, less than 3 - 1; and the last two are not told apart.
+    np.testing.assert_allclose(_kato_temple(values, residuals), [1 / 2.5, 0.25 / 1.75, 0.25, 0.2])
+    np.testing.assert_allclose(_kato_temple(values, residuals[[3, 2, 1, 0]]), [0.04 / 2.75, 0.0625 / 1.5, 0.5, 1.0])
+    assert _kato_temple(np.array([3.0]), np.array([0.5])) == pytest.approx(0.0)

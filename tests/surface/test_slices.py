@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from landscape_callbacks.surface import AverageSurface, LossSurface, loss_slice
-from landscape_callbacks.surface.adaptive import LossCurve
 from landscape_callbacks.surface.curve_shape import barrier_height, convexity_violation, curvature_at_zero
 from landscape_callbacks.surface.directions import direction_between
+from landscape_callbacks.surface.loss_curve import LossCurve
 
 
 def quadratic(size: int = 6, dtype: torch.dtype = torch.float64) -> tuple[LossSurface, torch.Tensor]:
