@@ -1,7 +1,8 @@
 """Runs every benchmark, one after the other, and keeps what each printed in ``benchmarks/results/``.
 
 ``python -m benchmarks`` runs all, ``python -m benchmarks slices overhead`` those two. A benchmark is a script in this
-folder that prints Markdown tables and needs no argument; all ratios of a table come from one process.
+folder that prints Markdown tables and needs no argument; all ratios of a table come from one process. What stands under
+``## Notes`` at the end of a result is written by hand, and kept.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 HERE = Path(__file__).parent
+NOTES = "\n## Notes\n"
 NOT_BENCHMARKS = {"__main__", "__init__", "diagnosis_study"}
 
 
@@ -54,7 +56,9 @@ def main() -> int:
             failed.append(name)
             continue
         head = f"# {name}\n\n{datetime.date.today().isoformat()}, {machine()}. By `python -m benchmarks {name}`.\n\n"
-        (results / f"{name}.md").write_text(head + "".join(lines))
+        path = results / f"{name}.md"
+        _, heading, notes = path.read_text().partition(NOTES) if path.exists() else ("", "", "")
+        path.write_text(head + "".join(lines) + heading + notes)
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0

@@ -154,3 +154,28 @@ def test_every_logged_tag_is_in_the_table(repository: Path) -> None:
     assert len(logged) > 20
     documented = documented_tags(repository)
     assert [name for name in logged if not any(re.fullmatch(tag, name) for tag in documented)] == []
+
+
+def test_measured_numbers_of_the_readme_stand_in_a_result(repository: Path) -> None:
+    """As they are, as a share, or rounded: what a benchmark no longer prints, the README may not say."""
+    number = r"(?<![\w-])\d[\d,]*(?:\.\d+)*(?:e-?\d+)?"
+    results = "\n".join(path.read_text() for path in (repository / "benchmarks" / "results").glob("*.md"))
+    printed = {word.rstrip(",") for word in re.findall(number, results)}
+    values = [float(word.replace(",", "")) for word in printed if word.count(".") < 2]
+    readme = (repository / "README.md").read_text()
+    claims = readme[readme.index("## What it promises") : readme.index("## More")]
+    claims = re.sub(r"`[^`]*`|\]\([^)]*\)|\d{4}-\d\d-\d\d", "", claims)
+    words = {word.rstrip(",") for word in re.findall(number, claims)}
+    assert len(words) > 50
+
+    def stands(word: str) -> bool:
+        if word in printed or word.count(".") > 1:
+            return word in printed
+        value, exponent = float(word.replace(",", "")), re.search(r"e-?\d+", word)
+        digits = len(word.partition("e")[0].partition(".")[2])
+        half = 0.5001 * 10.0 ** (int(exponent[0][1:]) if exponent else 0) * 10.0**-digits
+        if "," in word:
+            half *= 1000
+        return any(abs(scale * measured - value) <= half for measured in values for scale in (1, 100))
+
+    assert sorted(word for word in words if not stands(word)) == []
