@@ -20,6 +20,7 @@ from landscape_callbacks.surface.retained_graph import (
 from landscape_callbacks.surface.sharded import ShardedModule
 from landscape_callbacks.surface.shards import local_piece
 from landscape_callbacks.surface.vectors import ParameterSpace
+from landscape_callbacks.surface.weight_norm import differentiable_weight_norm
 
 DIFFERENTIATIONS = ("auto", "double_backward", "central_difference")
 
@@ -275,7 +276,9 @@ class LossSurface:
         if self._differences is None and self.differentiation != "central_difference":
             try:
                 graph = self._current_graph() or self._build_graph()
-                return self.space.flatten(graph.product(self.space.split_like_parameters(vector)))
+                # Also here: activation checkpoints run parts of the forward again.
+                with differentiable_weight_norm():
+                    return self.space.flatten(graph.product(self.space.split_like_parameters(vector)))
             except DoubleBackwardError as error:
                 self._fall_back(error)
         if self._differences is None:
@@ -304,7 +307,7 @@ class LossSurface:
         return self._graph
 
     def _build_graph(self) -> RetainedGraph:
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad(), differentiable_weight_norm():
             self._graph = RetainedGraph(self.closure(), self.space)
         return self._graph
 

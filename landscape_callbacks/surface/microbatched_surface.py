@@ -15,6 +15,7 @@ from landscape_callbacks.surface.retained_graph import (
     refuse_hidden_parameters,
 )
 from landscape_callbacks.surface.vectors import ParameterSpace
+from landscape_callbacks.surface.weight_norm import differentiable_weight_norm
 
 
 class MicrobatchedSurface(LossSurface):
@@ -81,8 +82,8 @@ class MicrobatchedSurface(LossSurface):
         total = self.space.zeros()
         pieces = self.space.split_like_parameters(vector)
         for closure, weight in self._parts:
-            with torch.inference_mode(False), torch.enable_grad():
+            with torch.inference_mode(False), torch.enable_grad(), differentiable_weight_norm():
                 graph = RetainedGraph(closure(), self.space)
-            total.add_(self.space.flatten(graph.product(pieces)), alpha=weight)
+                total.add_(self.space.flatten(graph.product(pieces)), alpha=weight)
             del graph
         return total

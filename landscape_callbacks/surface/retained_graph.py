@@ -10,6 +10,7 @@ from torch import Tensor
 
 from landscape_callbacks.surface.out_of_memory import is_out_of_memory
 from landscape_callbacks.surface.vectors import ParameterSpace
+from landscape_callbacks.surface.weight_norm import FUSED_NODE
 
 
 class DoubleBackwardError(RuntimeError):
@@ -40,6 +41,8 @@ class RetainedGraph:
     def __init__(self, loss: Tensor, space: ParameterSpace) -> None:
         loss = differentiable(loss)
         refuse_hidden_parameters(loss)
+        if any(node.name() == FUSED_NODE for node in _nodes([loss.grad_fn])):
+            raise DoubleBackwardError("The second derivative of the fused weight_norm of torch.nn.utils misses a term")
         try:
             with torch.inference_mode(False), torch.enable_grad():
                 self.gradients = torch.autograd.grad(loss, space.parameters, create_graph=True, allow_unused=True)
