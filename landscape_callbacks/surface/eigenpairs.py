@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -43,6 +44,8 @@ class Eigenpairs:
         largest: How many of the values are from the upper end.
         warm_start: Flat vector (n,) from which the next computation, some training steps later, can start: give these
             eigenpairs as ``initial``.
+        asymmetry: How far the operator is from symmetric: the largest difference of uᵀHv and vᵀHu seen, as a share of
+            the spectral radius. What rounding leaves, unless something is wrong with a derivative. NaN when not known.
     """
 
     values: Tensor
@@ -53,6 +56,7 @@ class Eigenpairs:
     products: int
     largest: int
     warm_start: Tensor
+    asymmetry: float = math.nan
 
     @property
     def smallest(self) -> int:

@@ -38,12 +38,15 @@ class Ritz:
         values: Ritz values, shape (m,).
         rotation: Ritz vectors as columns, in coordinates of the basis, shape (m, m).
         couplings: Components of H·(Ritz vector) along the vector that the space would grow by, shape (m,), with sign.
+        asymmetries: The part of each residual that lies in the space, shape (m,): zero but for rounding where the
+            operator is symmetric. It does not shrink as the space grows.
         residuals: ‖H·y − θ·y‖, shape (m,).
     """
 
     values: Array
     rotation: Array
     couplings: Array
+    asymmetries: Array
     residuals: Array
 
     @property
@@ -132,14 +135,21 @@ class KrylovSpace:
         if self.invariant:
             self._matrix[m + 1, m] = 0.0
 
+    def asymmetry(self) -> float:
+        """How far the operator is from symmetric on the space: the largest difference of uᵀHv and vᵀHu over the largest
+        entry of C.
+        """
+        inner = self._matrix[: self.size, : self.size]
+        return float(np.abs(inner - inner.T).max() / max(np.abs(inner).max(), np.finfo(np.float64).tiny))
+
     def ritz(self, first: int = 0) -> Ritz:
         """Rayleigh-Ritz on the basis vectors from index ``first`` on."""
         inner = self._matrix[first : self.size, first : self.size]
         values, rotation = np.linalg.eigh((inner + inner.T) / 2)
         values, rotation = values[::-1], rotation[:, ::-1]
         couplings = self._matrix[self.size, first : self.size] @ rotation
-        inside = np.linalg.norm(inner @ rotation - rotation * values, axis=0)
-        return Ritz(values, rotation, couplings, np.hypot(couplings, inside))
+        asymmetries = np.linalg.norm(inner @ rotation - rotation * values, axis=0)
+        return Ritz(values, rotation, couplings, asymmetries, np.hypot(couplings, asymmetries))
 
     def restart(self, ritz: Ritz, keep: Indices) -> None:
         """Compresses the space to the Ritz vectors with indices ``keep``; they become its first basis vectors."""

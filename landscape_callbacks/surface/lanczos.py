@@ -66,6 +66,9 @@ def extreme_eigenvalues(
     are invisible to a single start vector unless the space becomes invariant, and values closer together than the
     tolerance are not told apart: they count once.
 
+    What asymmetry of the operator adds to a residual (rounding in half precision, a derivative that is wrong) does not
+    shrink with more products. Where it alone is beyond the tolerance, they end as soon as it is most of the residual.
+
     Args:
         surface: A :class:`LossSurface`, or anything with ``space`` and a symmetric ``hessian_vector_product``.
         largest: How many of the largest eigenvalues.
@@ -131,7 +134,7 @@ def extreme_eigenvalues(
             return Eigenpairs.not_finite(space, largest, smallest, krylov.products)
         ritz = krylov.ritz()
         errors, converged = stop.judge(krylov, ritz)
-        if krylov.exhausted or converged.all() or krylov.products >= max_products:
+        if krylov.exhausted or (converged | stop.stuck(ritz)).all() or krylov.products >= max_products:
             break
         if krylov.size == krylov.capacity:
             krylov.restart(ritz, stop.keep(krylov.size))
@@ -187,6 +190,15 @@ class _Stop:
         top = self.largest + spare if self.largest else 0
         bottom = self.smallest + spare if self.smallest else 0
         return np.concatenate([np.arange(top), np.arange(size - bottom, size)])
+
+    def stuck(self, ritz: Ritz) -> NDArray[np.bool_]:
+        """Which of the wanted can never converge, and are as near as they will be: shape (k,)."""
+        wanted = self.wanted(len(ritz.values))
+        tolerances = np.where(np.arange(len(wanted)) < self.largest, self.tolerance, self.smallest_tolerance)
+        allowed = tolerances * np.maximum(np.abs(ritz.values[wanted]), _FLOOR * ritz.radius)
+        floor = ritz.asymmetries[wanted]
+        complete = len(wanted) == self.largest + self.smallest
+        return (floor > allowed) & (np.abs(ritz.couplings[wanted]) <= floor) & complete
 
     def judge(self, krylov: KrylovSpace, ritz: Ritz) -> tuple[Array, NDArray[np.bool_]]:
         """Errors of the wanted Ritz values, and which of them have converged: shapes (k,) and (k,)."""
@@ -276,4 +288,5 @@ def _result(krylov: KrylovSpace, ritz: Ritz, stop: _Stop, errors: Array, converg
         products=krylov.products,
         largest=stop.largest,
         warm_start=warm_start,
+        asymmetry=krylov.asymmetry(),
     )

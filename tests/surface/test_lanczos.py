@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
@@ -430,3 +431,44 @@ def test_a_gap_ends_where_the_residual_of_the_neighbour_begins() -> None:
     np.testing.assert_allclose(_kato_temple(values, residuals), [1 / 2.5, 0.25 / 1.75, 0.25, 0.2])
     np.testing.assert_allclose(_kato_temple(values, residuals[[3, 2, 1, 0]]), [0.04 / 2.75, 0.0625 / 1.5, 0.5, 1.0])
     assert _kato_temple(np.array([3.0]), np.array([0.5])) == pytest.approx(0.0)
+
+
+@dataclass
+class Skewed:
+    """A symmetric diagonal and a skew part, as a wrong derivative leaves it."""
+
+    curvatures: Tensor
+    skew: Tensor
+
+    def __post_init__(self) -> None:
+        self.space = Diagonal(self.curvatures).space
+
+    def hessian_vector_product(self, vector: Tensor) -> Tensor:
+        return self.curvatures * vector + self.skew @ vector
+
+
+@pytest.mark.parametrize("size", [0.02, 0.2])
+def test_an_operator_that_is_not_symmetric_is_known_by_its_asymmetry_and_left(size: float) -> None:
+    torch.manual_seed(0)
+    curvatures = spectrum([5.0, 4.0, 3.0], bulk=100, dtype=torch.float64)
+    skew = torch.randn(len(curvatures), len(curvatures), dtype=torch.float64)
+    skew = (skew - skew.T) * (5.0 * size / 2 / torch.linalg.matrix_norm(skew, 2))
+    pairs = extreme_eigenvalues(Skewed(curvatures, skew), 1, 1, tolerance=1e-4, max_products=100)
+    assert pairs.converged == (False, False)
+    assert 0.05 * size < pairs.asymmetry < 2 * size
+    # What more products cannot mend ends them.
+    assert pairs.products < 50
+    symmetric = extreme_eigenvalues(Skewed(curvatures, torch.zeros_like(skew)), 1, 1, tolerance=1e-4)
+    assert symmetric.converged == (True, True)
+    assert symmetric.asymmetry < 1e-12
+    assert abs(float(pairs.values[0]) - 5.0) < float(pairs.errors[0])
+
+
+def test_an_asymmetry_below_the_tolerance_is_no_hindrance() -> None:
+    torch.manual_seed(0)
+    curvatures = spectrum([5.0, 4.0, 3.0], bulk=100, dtype=torch.float64)
+    skew = torch.randn(len(curvatures), len(curvatures), dtype=torch.float64)
+    skew = (skew - skew.T) * (1e-4 / torch.linalg.matrix_norm(skew, 2))
+    pairs = extreme_eigenvalues(Skewed(curvatures, skew), 1, 0, tolerance=1e-3)
+    assert pairs.converged == (True,)
+    assert float(pairs.values[0]) == pytest.approx(5.0, rel=1e-3)
