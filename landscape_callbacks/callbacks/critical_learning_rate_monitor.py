@@ -12,7 +12,7 @@ from landscape_callbacks.training.compatibility import require_positive_int
 from landscape_callbacks.training.monitor import Monitor
 from landscape_callbacks.training.replay import LossFunction
 from landscape_callbacks.training.reporting import Report, current_step
-from landscape_callbacks.training.snapshot import Snapshot, select_parameters
+from landscape_callbacks.training.snapshot import Snapshot, trained_now
 
 
 class CriticalLearningRateMonitor(Monitor):
@@ -81,7 +81,8 @@ class CriticalLearningRateMonitor(Monitor):
         step = current_step(trainer)
         # On the batch that the next measurement will look back at. With accumulation that is the last of the step.
         if self.cadence.is_due(step + 1) and not (self._before is not None and self._before[0] == step):
-            self._before = step, select_parameters(pl_module, self.settings.parameters).weights()
+            space = trained_now(pl_module, self.settings.parameters)
+            self._before = None if space is None else (step, space.weights())
 
     def wakes_at(self) -> int:
         """One step before the measurement: the weights before the step that it will look back at are wanted."""
@@ -93,6 +94,9 @@ class CriticalLearningRateMonitor(Monitor):
         optimizer = snapshot.optimizer()
         rate = None if optimizer is None else optimizer.learning_rate
         if before is None or before[0] != snapshot.step - 1 or not rate or len(snapshot.surfaces) < 2:
+            return Report()
+        if len(before[1]) != snapshot.space.local_dimension:
+            # Layers were frozen or unfrozen in between.
             return Report()
         update = snapshot.space.weights() - before[1]
         if not float(snapshot.space.norm(update)) > 0.0:

@@ -57,6 +57,15 @@ class Anchors:
     checkpoint: Tensor | None = None
     before_step: Tensor | None = None
 
+    def of(self, space: ParameterSpace) -> Anchors:
+        """Those that are weights of the space: of before layers were frozen or unfrozen they are of other weights."""
+        return Anchors(
+            *(
+                weights if weights is not None and len(weights) == space.local_dimension else None
+                for weights in (self.initial, self.checkpoint, self.before_step)
+            )
+        )
+
 
 @dataclass
 class Reach:

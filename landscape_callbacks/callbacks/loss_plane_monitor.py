@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from landscape_callbacks.callbacks.followed_path import FollowedPath
 from landscape_callbacks.callbacks.picture_book import can_draw, has_matplotlib, seconds_to_draw
 from landscape_callbacks.callbacks.plane_views import PLANES, Path, plane_record, view_of
 from landscape_callbacks.records import Record
 from landscape_callbacks.surface.batch_norm import POLICIES
 from landscape_callbacks.surface.planes import loss_plane
-from landscape_callbacks.surface.projection import ProjectedTrajectory, RandomProjection
 from landscape_callbacks.surface.trajectory import Trajectory
-from landscape_callbacks.surface.vectors import ParameterSpace
 from landscape_callbacks.training.compatibility import require_choice, require_positive_int
 from landscape_callbacks.training.figure_logging import Drawing
 from landscape_callbacks.training.lightning_namespace import MisconfigurationException
@@ -23,7 +22,7 @@ from landscape_callbacks.training.monitor import Monitor
 from landscape_callbacks.training.replay import LossFunction
 from landscape_callbacks.training.reporting import Report, current_step
 from landscape_callbacks.training.requested_cadence import RequestedCadence
-from landscape_callbacks.training.snapshot import EigenRequest, Snapshot, select_parameters
+from landscape_callbacks.training.snapshot import EigenRequest, Snapshot
 
 _EIGEN_TOLERANCE = 1e-2
 # A forward pass is about a third of a training step.
@@ -124,8 +123,6 @@ class LossPlaneMonitor(Monitor):
         self.every_n_epochs = require_positive_int(name, "every_n_epochs", every_n_epochs, minimum=0)
         self.points = require_positive_int(name, "points", points, minimum=3)
         self.last_within_budget = bool(last_within_budget)
-        self.max_snapshots = require_positive_int(name, "max_snapshots", max_snapshots, minimum=4)
-        self.max_megabytes = require_positive_int(name, "max_megabytes", max_megabytes)
         self.projection = require_positive_int(name, "projection", projection, minimum=0)
         if self.projection and "trajectory" in self.planes:
             raise MisconfigurationException(
@@ -139,8 +136,14 @@ class LossPlaneMonitor(Monitor):
         self.seed = require_positive_int(name, "seed", seed, minimum=0)
         self.batch_norm = None if batch_norm is None else require_choice(name, "batch_norm", batch_norm, POLICIES)
         self.cadence = RequestedCadence(1, self.max_overhead)
-        self._trajectory: Path | None = None
-        self._resumed: dict[str, Any] | None = None
+        self._followed = FollowedPath(
+            name,
+            parameters,
+            max_snapshots=require_positive_int(name, "max_snapshots", max_snapshots, minimum=4),
+            max_megabytes=require_positive_int(name, "max_megabytes", max_megabytes),
+            projection=self.projection,
+            seed=self.seed,
+        )
         self._measured_at = -1
         self._points_now, self._draws_now = self.points, self.figures
 
@@ -156,14 +159,12 @@ class LossPlaneMonitor(Monitor):
     @property
     def trajectory(self) -> Path:
         """The path of training so far."""
-        if self._trajectory is None:
-            raise RuntimeError("The path begins with trainer.fit.")
-        return self._trajectory
+        return self._followed.path
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Starts over: a checkpoint brings its own path after this."""
         if stage == "fit":
-            self._trajectory = self._resumed = None
+            self._followed.forget()
             self._measured_at = -1
             self._points_now, self._draws_now = self.points, self.figures
             self.cadence = RequestedCadence(1, self.max_overhead)
@@ -172,19 +173,16 @@ class LossPlaneMonitor(Monitor):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Begins the path."""
         super().on_train_start(trainer, pl_module)
-        trajectory = self._new_path(select_parameters(pl_module, self.settings.parameters))
-        if self._resumed is not None:
-            trajectory.load_state_dict(self._resumed)
-        self._trajectory, self._resumed = trajectory, None
+        self._followed.begin(pl_module)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Takes the weights before this step into the path, where it wants them."""
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
-        self._follow(trainer)
+        self._followed.follow(pl_module, current_step(trainer))
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Looks at the planes, where an epoch is to be looked at and the budget allows it."""
-        self._follow(trainer)
+        self._followed.follow(pl_module, current_step(trainer))
         if self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
             self._estimate_cost(trainer)
             self.cadence.asked = True
@@ -194,7 +192,7 @@ class LossPlaneMonitor(Monitor):
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Looks at the planes at the end, whatever it costs unless ``last_within_budget``."""
-        self._follow(trainer)
+        self._followed.follow(pl_module, current_step(trainer))
         if self.last_within_budget:
             # Clocks differ between ranks; the grid must not.
             self._points_now, self._draws_now = trainer.strategy.broadcast(self._affordable())
@@ -206,28 +204,9 @@ class LossPlaneMonitor(Monitor):
                 self.coordinator.log(trainer, Report(drawings={"landscape/trajectory_tsne": self._tsne()}), step)
         super().on_train_end(trainer, pl_module)
 
-    def _new_path(self, space: ParameterSpace) -> Path:
-        try:
-            if self.projection:
-                return ProjectedTrajectory(RandomProjection(space, self.projection, self.seed), self.max_snapshots)
-            max_bytes = self.max_megabytes * 1024 * 1024
-            return Trajectory(space, max_snapshots=self.max_snapshots, max_bytes=max_bytes)
-        except ValueError as error:
-            raise MisconfigurationException(
-                f"{type(self).__name__}: {error} Raise max_megabytes, choose fewer weights by parameters='…', or set "
-                "projection=4096."
-            ) from error
-
-    def _follow(self, trainer: Any) -> None:
-        step = current_step(trainer)
-        path = self.trajectory
-        if step > path.last_offered:
-            path.pass_by(step - path.last_offered - 1)
-            path.offer(step)
-
     def wakes_at(self) -> int:
         """When the path wants the weights next."""
-        return self.trajectory.last_offered + 1 + self.trajectory.unwanted()
+        return self._followed.wanted_at()
 
     def prepare(self, snapshot: Snapshot) -> None:
         """Announces the eigenvectors wanted."""
@@ -305,17 +284,13 @@ class LossPlaneMonitor(Monitor):
 
     def state_dict(self) -> dict[str, Any]:
         """The cadence, and the path if asked for."""
-        path = None
-        if self._trajectory is not None and self.path_in_checkpoint:
-            space = self._trajectory.space
-            # A checkpoint holds what rank zero has, which of sharded weights is a piece.
-            path = self._trajectory.state_dict() if space.local_dimension == space.dimension else None
+        path = self._followed.state_dict() if self.path_in_checkpoint else None
         return {**super().state_dict(), "trajectory": path}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continues an interrupted run."""
         super().load_state_dict(state_dict)
-        self._resumed = state_dict["trajectory"]
+        self._followed.load_state_dict(state_dict["trajectory"])
 
 
 def _draw_plane(kind: str, record: Record, theme: str) -> Any:

@@ -31,7 +31,7 @@ from landscape_callbacks.training.memory import Memory, eigenvalue_memory, toget
 from landscape_callbacks.training.monitor import Monitor
 from landscape_callbacks.training.replay import LossFunction
 from landscape_callbacks.training.reporting import Report, current_step
-from landscape_callbacks.training.snapshot import EigenRequest, Snapshot, select_parameters
+from landscape_callbacks.training.snapshot import EigenRequest, Snapshot, trained_now
 from landscape_callbacks.training.validation_replay import validation_surface
 
 _EIGEN_TOLERANCE = 1e-3
@@ -183,12 +183,12 @@ class LossSliceMonitor(Monitor):
         """Remembers the weights at the start."""
         super().on_train_start(trainer, pl_module)
         if "initial" in self.directions and self.anchors.initial is None:
-            self.anchors.initial = self._weights(pl_module).cpu()
+            self.anchors.initial = _on_cpu(self._weights(pl_module))
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Remembers the weights of the epoch."""
         if "checkpoint" in self.directions:
-            self.anchors.checkpoint = self._weights(pl_module).cpu()
+            self.anchors.checkpoint = _on_cpu(self._weights(pl_module))
 
     def on_validation_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -259,11 +259,19 @@ class LossSliceMonitor(Monitor):
         return seconds_to_draw(2 * len(self.book.records)) <= self.coordinator.seconds_left()
 
     def _lines(self, name: str, snapshot: Snapshot, pl_module: Any) -> list[Line]:
+        anchors = self.anchors.of(snapshot.space)
+        if name == "initial" and self.anchors.initial is not None and anchors.initial is None:
+            self.coordinator.warn(
+                f"{type(self).__name__} initial",
+                f"{type(self).__name__} leaves out the line to the initial weights from step {snapshot.step} on: "
+                f"{snapshot.space.dimension:,} parameters are trained now, and it has the start of "
+                f"{len(self.anchors.initial):,}.",
+            )
         return lines_of(
             name,
             snapshot,
             pl_module,
-            anchors=self.anchors,
+            anchors=anchors,
             reach=self.reach,
             own=self.own_directions,
             random_lines=self.random_lines,
@@ -320,8 +328,10 @@ class LossSliceMonitor(Monitor):
             return {}
         return slice_drawings(self.book.records, self.theme)
 
-    def _weights(self, pl_module: Any) -> Tensor:
-        space = select_parameters(pl_module, self.settings.parameters)
+    def _weights(self, pl_module: Any) -> Tensor | None:
+        space = trained_now(pl_module, self.settings.parameters)
+        if space is None:
+            return None
         self._is_sharded = space.local_dimension != space.dimension
         return space.weights()
 
@@ -343,3 +353,7 @@ class LossSliceMonitor(Monitor):
         self.reach = Reach(dict(state_dict["reach"]))
         self.book.load_state_dict(state_dict["book"])
         self.anchors = Anchors(state_dict["initial"], state_dict["checkpoint"])
+
+
+def _on_cpu(weights: Tensor | None) -> Tensor | None:
+    return None if weights is None else weights.cpu()

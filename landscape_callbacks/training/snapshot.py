@@ -231,6 +231,14 @@ def select_parameters(pl_module: Any, pattern: str | None) -> ParameterSpace:
     return ParameterSpace(named)
 
 
+def trained_now(pl_module: Any, pattern: str | None) -> ParameterSpace | None:
+    """As :func:`select_parameters`, for hooks between measurements; ``None`` while all of them are frozen."""
+    try:
+        return select_parameters(pl_module, pattern)
+    except ValueError:
+        return None
+
+
 def autocast_rounding(trainer: Any) -> float:
     """Relative rounding of the format that mixed precision computes in; 0 without it."""
     formats = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}

@@ -209,10 +209,14 @@ def dense_reference(case: Case, state: dict[str, Tensor], batch: Any) -> tuple[n
         named = [(n, p) for n, p in module.named_parameters() if p.requires_grad and case.parameters(n)]
         parameters = [parameter for _, parameter in named]
         start = nn.utils.parameters_to_vector(parameters).detach()
+        buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
         size = 1e-5
 
         def gradient(at: Tensor) -> Tensor:
             nn.utils.vector_to_parameters(at, parameters)
+            for buffer, kept in buffers:
+                # Spectral norm moves its vectors in every forward pass.
+                buffer.copy_(kept)
             with sdpa_kernel(SDPBackend.MATH):
                 case.reference(module, batch).backward()
             pieces = [parameter.grad for parameter in parameters]

@@ -9,12 +9,18 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import (
+    BackboneFinetuning,
+    BatchSizeFinder,
     EarlyStopping,
+    GradientAccumulationScheduler,
     LearningRateFinder,
     LearningRateMonitor,
     ModelCheckpoint,
+    ModelPruning,
     StochasticWeightAveraging,
+    Timer,
 )
+from torch import Tensor, nn
 
 from tests.setups.harness import Case, Setup, check, check_values, classification
 
@@ -73,6 +79,38 @@ def searched(trainer: pl.Trainer, module: Any) -> None:
     assert len(finder.optimal_lr.results["loss"]) > 5
 
 
+class Backbone(Setup):
+    """A frozen part that is unfrozen later."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Sequential(nn.Linear(6, 3)))
+        self.backbone = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Tanh())
+
+    def loss(self, batch: Any) -> Tensor:
+        return nn.functional.cross_entropy(self.net(self.backbone(batch[0])), batch[1])
+
+
+class Sized(Setup):
+    """Its loader has the batch size that the finder sets."""
+
+    batch_size = 2
+
+    def train_dataloader(self) -> Any:
+        return classification(batch_size=self.batch_size)
+
+
+def unfrozen(trainer: pl.Trainer, module: Any) -> None:
+    assert all(parameter.requires_grad for parameter in module.backbone.parameters())
+
+
+def pruned(trainer: pl.Trainer, module: Any) -> None:
+    assert sum(int((part.weight == 0).sum()) for part in (module.net[0], module.net[2])) > 8
+
+
+def sized(trainer: pl.Trainer, module: Any) -> None:
+    assert module.batch_size == 4
+
+
 CASES = {
     "weight averaging": Case(callbacks=lambda: [exponential_average()], trainer={"max_epochs": 3}),
     "own weight averaging": Case(callbacks=lambda: [OwnAverage()]),
@@ -103,11 +141,38 @@ CASES = {
         trainer={"enable_checkpointing": True},
         check=searched,
     ),
+    "BatchSizeFinder": Case(
+        Sized,
+        dict,
+        callbacks=lambda: [BatchSizeFinder(max_trials=2, steps_per_trial=2)],
+        trainer={"enable_checkpointing": True},
+        check=sized,
+    ),
+    "GradientAccumulationScheduler": Case(
+        data=lambda: classification(64),
+        callbacks=lambda: [GradientAccumulationScheduler({0: 1, 1: 2, 2: 4})],
+        trainer={"max_epochs": 3},
+    ),
+    "BackboneFinetuning": Case(
+        Backbone,
+        callbacks=lambda: [BackboneFinetuning(unfreeze_backbone_at_epoch=1)],
+        trainer={"max_epochs": 3},
+        check=unfrozen,
+    ),
+    "ModelPruning": Case(
+        callbacks=lambda: [ModelPruning("l1_unstructured", amount=0.5)], trainer={"max_epochs": 2}, check=pruned
+    ),
+    "Timer": Case(callbacks=lambda: [Timer("00:01:00:00")], trainer={"max_epochs": 3}),
 }
+# The reference is a fresh module: it has no masks, and all of its parts are trained.
+NO_REFERENCE = {"ModelPruning"}
+LAST_ONLY = {"BackboneFinetuning"}
 if not hasattr(pl.callbacks, "WeightAveraging"):  # new in Lightning 2.6
     del CASES["weight averaging"]
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_companions(name: str) -> None:
-    check_values(CASES[name], check(CASES[name]))
+    watched = check(CASES[name])
+    if name not in NO_REFERENCE:
+        check_values(CASES[name], watched, (max(watched.recorder.seen),) if name in LAST_ONLY else None)

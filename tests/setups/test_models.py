@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
 from landscape_callbacks.training.lightning_namespace import MisconfigurationException
@@ -196,6 +199,28 @@ class Custom(nn.Module):
         return self.second(torch.tanh(self.function.apply(self.first(x))))
 
 
+def reparametrized(change: Callable[[nn.Linear], nn.Module], width: int = 5) -> Setup:
+    return Setup(nn.Sequential(change(nn.Linear(4, width)), nn.Tanh(), nn.Linear(width, 3)))
+
+
+def frequency_scaled() -> Setup:
+    """The gradient of a word is divided by how often it comes: it is the gradient of no loss."""
+    return Setup(nn.Sequential(nn.Embedding(6, 4, scale_grad_by_freq=True), nn.Flatten(), nn.Linear(20, 3)))
+
+
+def with_vectors_held(module: Any, batch: Any) -> Tensor:
+    """The loss with the singular vectors of a spectral norm as the training step moves them, held there."""
+    norm = module.net[0].parametrizations.weight[0]
+    if torch.is_grad_enabled():
+        if not hasattr(module, "held"):
+            with torch.no_grad():
+                module.loss(batch)
+            module.held = norm._u.clone(), norm._v.clone()
+        norm._u, norm._v = module.held
+        norm.eval()
+    return module.loss(batch)
+
+
 def sequences() -> Any:
     return classification(16, shape=(4, 3))
 
@@ -225,12 +250,31 @@ CASES = {
     "custom function without second derivative": Case(
         lambda: Setup(Custom(OnceSquare)), monitor=COARSE, warning=APPROXIMATE
     ),
+    "weight norm": Case(lambda: reparametrized(parametrizations.weight_norm)),
+    "weight norm over the other axis": Case(lambda: reparametrized(lambda m: parametrizations.weight_norm(m, dim=1))),
+    "weight norm by a hook": Case(lambda: reparametrized(nn.utils.weight_norm)),
+    "spectral norm": Case(
+        lambda: reparametrized(parametrizations.spectral_norm), slices=False, reference=with_vectors_held
+    ),
+    "orthogonal weights": Case(
+        lambda: reparametrized(lambda m: parametrizations.orthogonal(m, orthogonal_map="matrix_exp"), width=4)
+    ),
 }
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_model(name: str) -> None:
     check_values(CASES[name], check(CASES[name]))
+
+
+def test_a_gradient_that_is_none_of_the_loss_is_named() -> None:
+    case = Case(frequency_scaled, tokens, monitor={"tolerance": 1e-3}, warning="products are not symmetric")
+    watched = check(case)
+    rows = [row for _, row in watched.rows.our_rows() if "hessian/largest_eigenvalue" in row]
+    assert all(row["hessian/asymmetry"] > 0.01 for row in rows)
+    # No value is passed off as known, and no products are spent on what cannot converge.
+    assert all(row["hessian/largest_eigenvalue_error"] > 1e-3 * row["hessian/largest_eigenvalue"] for row in rows)
+    assert all(row["hessian/products"] < 60 for row in rows)
 
 
 def test_reentrant_checkpoints_in_a_live_graph_are_refused_with_a_way_out() -> None:
@@ -241,9 +285,9 @@ def test_reentrant_checkpoints_in_a_live_graph_are_refused_with_a_way_out() -> N
     assert watched.prints == run(case, measured=False).prints
 
 
-class ManualBag(Setup):
-    def __init__(self) -> None:
-        super().__init__(Bag())
+class Manual(Setup):
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__(net)
         self.automatic_optimization = False
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
@@ -253,14 +297,24 @@ class ManualBag(Setup):
         self.optimizers().step()
 
 
-def test_a_live_graph_without_second_derivative_is_refused_with_a_way_out() -> None:
-    case = Case(ManualBag, tokens, slices=False)
+@pytest.mark.parametrize(
+    ("net", "data", "steps", "way_out"),
+    [
+        (Bag, tokens, 4, Case(monitor=COARSE, warning=APPROXIMATE)),
+        (lambda: reparametrized(parametrizations.weight_norm).net, classification, 6, Case()),
+    ],
+    ids=["EmbeddingBag", "weight norm"],
+)
+def test_a_live_graph_without_second_derivative_is_refused_with_a_way_out(
+    net: Callable[[], nn.Module], data: Callable[[], Any], steps: int, way_out: Case
+) -> None:
+    case = Case(lambda: Manual(net()), data, slices=False)
     with pytest.warns(RuntimeWarning, match="loss_fn="):
         watched = run(case, measured=True)
-    assert watched.monitors[0].coordinator.failed == 4
+    assert watched.monitors[0].coordinator.failed == steps
     assert watched.prints == run(case, measured=False).prints
-    way_out = Case(ManualBag, tokens, monitor={**COARSE, "loss_fn": lambda module, batch: module.loss(batch)})
-    way_out.warning = APPROXIMATE
+    with_loss = {**way_out.monitor, "loss_fn": lambda module, batch: module.loss(batch)}
+    way_out = replace(way_out, module=case.module, data=data, monitor=with_loss)
     check_values(way_out, check(way_out))
 
 
