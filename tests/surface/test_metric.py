@@ -104,3 +104,15 @@ def test_release_reaches_the_surface(model: Model) -> None:
     surface.release = lambda: released.append(True)  # type: ignore[method-assign]
     MetricSurface(surface).release()
     assert released == [True]
+
+
+def test_a_weight_decay_of_one_is_one() -> None:
+    weight = nn.Parameter(torch.tensor([3.0], dtype=torch.float64))
+    metric = MetricSurface(LossSurface(lambda: (weight**2).sum(), [weight]), weight_decay=1.0)
+    assert metric.gradient().tolist() == [9.0]
+    # 9 + ½·3² - ½·3² at 0, and to the last digit at a distance that single precision does not hold.
+    alphas = [0.0, 0.1]
+    expected = [9.0, 3.1**2 + 0.5 * (3.1**2 - 9)]
+    assert metric.losses_along(torch.ones(1, dtype=torch.float64), alphas).tolist() == pytest.approx(
+        expected, abs=1e-12
+    )

@@ -28,6 +28,35 @@ def test_residuals_vectors_and_cost_are_what_they_say() -> None:
     torch.testing.assert_close(pairs.residuals, residuals, rtol=1e-3, atol=1e-9)
     torch.testing.assert_close(pairs.vectors.norm(dim=1), torch.ones(3, dtype=torch.float64))
     assert (pairs.largest, pairs.smallest) == (2, 1)
+    assert pairs.errors is pairs.residuals
+    assert pairs.values.dtype == torch.float64
+    torch.testing.assert_close(pairs.warm_start, pairs.vectors[0] + pairs.vectors[1] + pairs.vectors[2])
+
+
+def test_one_largest_value_to_a_thousandth_is_what_is_asked_for_by_default() -> None:
+    curvatures = torch.tensor([5.0, 4.0, 1.0], dtype=torch.float64)
+    pairs = power_iteration(Diagonal(curvatures))
+    assert (pairs.largest, pairs.smallest, pairs.converged) == (1, 0, (True,))
+    assert float(pairs.values[0]) == pytest.approx(5.0, rel=1e-3)
+    assert 1e-6 < float(pairs.residuals[0]) < 5e-3
+    slow = power_iteration(Diagonal(torch.linspace(0.0, 1.0, 20_000)), tolerance=1e-12)
+    assert (slow.products, slow.converged) == (1000, (False,))
+
+
+def test_the_lowest_alone_and_no_more_than_there_are() -> None:
+    curvatures = torch.tensor([3.0, 1.0, -0.5], dtype=torch.float64)
+    lowest = power_iteration(Diagonal(curvatures), 0, 1, tolerance=1e-6)
+    assert lowest.values.tolist() == pytest.approx([-0.5], abs=1e-5)
+    every = power_iteration(Diagonal(curvatures), 2, 5, tolerance=1e-6)
+    assert every.values.tolist() == pytest.approx([3.0, 1.0, -0.5], abs=1e-4)
+    assert (every.largest, every.smallest) == (2, 1)
+    assert power_iteration(Diagonal(curvatures), max_products=1).products == 2
+
+
+def test_a_flat_spectrum_below_one_is_told_to_its_own_scale() -> None:
+    pairs = power_iteration(Diagonal(torch.tensor([3e-4, 2e-4, 1e-4], dtype=torch.float64)), 1, 1, tolerance=1e-4)
+    assert all(pairs.converged)
+    np.testing.assert_allclose(pairs.values, [3e-4, 1e-4], atol=1e-7)
 
 
 def test_opposite_eigenvalues_of_equal_size_are_told_apart() -> None:
@@ -74,6 +103,7 @@ def test_a_product_that_is_not_finite_is_shown() -> None:
     ("arguments", "message"),
     [
         ({"largest": 0}, "at least one eigenvalue"),
+        ({"largest": 3, "smallest": -1}, "at least one eigenvalue"),
         ({"tolerance": 0.0}, "positive"),
         ({"max_products": 0}, "positive"),
     ],
