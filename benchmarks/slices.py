@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -36,9 +37,14 @@ POINTS = 51
 PLANE = 25
 
 
-def turns(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Least processor seconds of each contender."""
-    return {name: min(own) for name, own in in_turns(contenders, rounds, time.process_time).items()}
+def turns(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Processor seconds of each contender in each round."""
+    return in_turns(contenders, rounds, time.process_time)
+
+
+def ratio(own: list[float], other: list[float]) -> float:
+    """The median over rounds: a core that is faster for a moment is so for both."""
+    return statistics.median(a / b for a, b in zip(own, other, strict=True))
 
 
 def cost(model: Model) -> None:
@@ -64,9 +70,9 @@ def cost(model: Model) -> None:
         rounds=7,
     )
     print(
-        f"| {model.name} | {model.surface.space.dimension:,} | {1e3 * line['bare'] / POINTS:.2f} "
-        f"| {line['fixed'] / line['bare']:.3f} | {plane['plane'] / plane['bare']:.3f} "
-        f"| {line['adaptive'] / line['fixed']:.3f} | {line['known'] / line['fixed']:.3f} |",
+        f"| {model.name} | {model.surface.space.dimension:,} | {1e3 * statistics.median(line['bare']) / POINTS:.2f} "
+        f"| {ratio(line['fixed'], line['bare']):.3f} | {ratio(plane['plane'], plane['bare']):.3f} "
+        f"| {ratio(line['adaptive'], line['fixed']):.3f} | {ratio(line['known'], line['fixed']):.3f} |",
         flush=True,
     )
 
