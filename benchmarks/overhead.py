@@ -224,7 +224,8 @@ def budget_table(steps: int) -> list[str]:
             f"| {share['empty']:+.4f} | {monitor.parts['eigenvalues'].cadence.measurements} "
             f"| {(seconds['monitor'][0] - seconds['without'][0]) / 0.05 / step:.0f} |"
         )
-        print(lines[-1], flush=True)
+        # Progress: the table is printed as a whole at the end.
+        print(lines[-1], file=sys.stderr, flush=True)
     return lines
 
 

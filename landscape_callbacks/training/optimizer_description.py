@@ -38,7 +38,6 @@ class OptimizerDescription:
             else flat, shape (n,). Zero when decoupled.
         amsgrad: Whether Adam uses the largest second moment so far.
         centered: Whether RMSprop subtracts the squared mean gradient.
-        maximize: Whether it climbs; curvature limits then hold for the negative of the loss.
         steps: Steps done by the parameter that did most; ``None`` when the optimizer does not count (SGD).
         preconditioner: The diagonal ``P``, flat, shape (n,), or ``None`` when it is the identity or unknown.
         why_not: ``None``, or a sentence saying why the linear map is not known.
@@ -57,7 +56,6 @@ class OptimizerDescription:
     coupled_decay: float | Tensor = 0.0
     amsgrad: bool = False
     centered: bool = False
-    maximize: bool = False
     steps: int | None = None
     preconditioner: Tensor | None = None
     why_not: str | None = None

@@ -77,6 +77,12 @@ def describe_optimizer(optimizer: Optimizer, space: ParameterSpace) -> Optimizer
             rates,
             f"The parameter groups of {name} differ in {', '.join(differing)}, so no one stability limit fits.",
         )
+    if first.get("maximize", False):
+        return _unknown(
+            name,
+            rates,
+            f"{name} climbs the loss (maximize=True), and limits are those of descent. Descend its negative instead.",
+        )
     rate = max(rates[i] for i in held)
     # Before torch 2.7 AdamW was no subclass of Adam and did not say in its groups that its decay is decoupled.
     decoupled = bool(first.get("decoupled_weight_decay", isinstance(optimizer, AdamW)))
@@ -102,7 +108,6 @@ def describe_optimizer(optimizer: Optimizer, space: ParameterSpace) -> Optimizer
         coupled_decay=0.0 if decoupled else _coupled_decay(groups, held, group_of, space),
         amsgrad=bool(first.get("amsgrad", False)),
         centered=bool(first.get("centered", False)),
-        maximize=bool(first.get("maximize", False)),
         steps=steps,
         preconditioner=preconditioner,
         why_not=why_not,

@@ -49,7 +49,7 @@ IMPLEMENTATIONS = [{"foreach": False}, {"foreach": True}, {"fused": True}]
 @pytest.mark.parametrize("steps", [1, 2, 40])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"amsgrad": True}, {"weight_decay": 0.1}, {"maximize": True}, {"eps": 0.3}],
+    [{}, {"amsgrad": True}, {"weight_decay": 0.1}, {"eps": 0.3}],
     ids=lambda o: next(iter(o), "plain"),
 )
 @pytest.mark.parametrize("kind", [Adam, AdamW])
@@ -68,8 +68,17 @@ def test_the_step_of_adam_is_minus_rate_times_preconditioned_momentum(kind, opti
     assert description.betas == (0.8, 0.95)
     assert description.steps == steps
     assert description.why_not is None
-    assert description.maximize == options.get("maximize", False)
     assert description.amsgrad == options.get("amsgrad", False)
+
+
+@pytest.mark.parametrize("kind", [SGD, Adam, AdamW, NAdam, RMSprop])
+def test_an_optimizer_that_climbs_is_not_judged_by_the_limits_of_descent(kind):
+    parameters = _parameters()
+    description = describe_optimizer(kind(parameters, lr=0.01, maximize=True), ParameterSpace(parameters))
+    assert description.kind == "unknown"
+    assert description.learning_rate == 0.01
+    assert "climbs the loss (maximize=True)" in description.why_not
+    assert "negative" in description.why_not
 
 
 @pytest.mark.parametrize("steps", [1, 2, 40])
