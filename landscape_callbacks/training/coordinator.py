@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -211,8 +212,9 @@ class Coordinator(Bookkeeping):
         if settings not in self._economy:
             self._economy[settings] = Economy()
             needs = [monitor.memory(snapshot) for monitor in group]
-            names = [type(monitor).__name__ for monitor in group]
-            rank_zero_info(reduce(together, needs).sentence(snapshot.space, names))
+            need = reduce(together, needs)
+            need = replace(need, beside_parameters=need.beside_parameters + snapshot.held_bytes)
+            rank_zero_info(need.sentence(snapshot.space, [type(monitor).__name__ for monitor in group]))
 
     def _economy_of(self, settings: SurfaceSettings) -> Economy:
         return self._economy.get(settings, Economy())

@@ -13,7 +13,10 @@ import torch.utils.checkpoint
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from landscape_callbacks.training.isolation import ModuleState, RandomState, muted_logging, preserved_random_state
+from landscape_callbacks.surface.sharded import sharded_module
+from landscape_callbacks.training.held_parameters import HeldParameters
+from landscape_callbacks.training.isolation import RandomState, muted_logging, preserved_random_state
+from landscape_callbacks.training.module_state import ModuleState
 
 LossFunction = Callable[[Any, Any], Tensor]
 
@@ -35,6 +38,9 @@ class Replay:
         pl_module: The module that trains.
         loss_fn: Called as ``loss_fn(pl_module, batch)`` instead of ``training_step``.
         eval_mode: Evaluate with every submodule in eval mode (dropout off, batch-norm statistics frozen).
+
+    Attributes:
+        held: The parameters, which a step may write to.
     """
 
     def __init__(
@@ -48,6 +54,7 @@ class Replay:
         self._stack = ExitStack()
         self._random: RandomState | None = None
         self._state: ModuleState | None = None
+        self.held = HeldParameters([])
 
     def __enter__(self) -> Replay:
         with ExitStack() as stack:
@@ -56,6 +63,10 @@ class Replay:
             stack.enter_context(_differentiable_twice())
             self._state = ModuleState(self._module)
             stack.callback(self._state.restore)
+            # Shards are gathered into other tensors for every forward.
+            held = [] if sharded_module(self._module) is not None else self._state.parameters.values()
+            self.held = HeldParameters(held)
+            stack.callback(self.held.restore)
             self._stage(self._state)
             self._stack = stack.pop_all()
         return self
@@ -100,9 +111,12 @@ class Replay:
 
     def loss_of(self, batch: Any, batch_idx: int) -> Tensor:
         """The loss of one batch; for use inside of :meth:`isolated`."""
-        if self._loss_fn is not None:
-            return self._loss_fn(self._module, batch)
-        return self._training_step_loss(batch, batch_idx)
+        try:
+            if self._loss_fn is not None:
+                return self._loss_fn(self._module, batch)
+            return self._training_step_loss(batch, batch_idx)
+        finally:
+            self.held.after_evaluation()
 
     def _training_step_loss(self, batch: Any, batch_idx: int) -> Tensor:
         arguments = self._trainer.fit_loop.epoch_loop._build_kwargs(OrderedDict(), batch, batch_idx)

@@ -23,9 +23,10 @@ from landscape_callbacks.surface.sharded import sharded_module
 from landscape_callbacks.surface.vectors import ParameterSpace
 from landscape_callbacks.training.batch_norm_replay import BatchNormReplay
 from landscape_callbacks.training.distributed import RankAverage, rank_average
-from landscape_callbacks.training.isolation import ModuleState, preserved_random_state
+from landscape_callbacks.training.isolation import preserved_random_state
 from landscape_callbacks.training.memory import Economy, dtype_named
 from landscape_callbacks.training.microbatches import NotSplittableError, split_batch
+from landscape_callbacks.training.module_state import ModuleState
 from landscape_callbacks.training.optimizers import OptimizerDescription, describe_optimizer
 from landscape_callbacks.training.replay import LossFunction, Replay
 from landscape_callbacks.training.seen_batch import SeenBatch, samples_in
@@ -85,6 +86,7 @@ class Snapshot:
         economy: How sparing of memory to be.
         batch_norm: Evaluates the batches with batch norm in another mode; ``None`` for a module without such layers,
             and where the step cannot be replayed.
+        held_bytes: What copies of parameters take, which a replayed step may write to.
     """
 
     def __init__(
@@ -96,10 +98,12 @@ class Snapshot:
         warm_starts: WarmStarts,
         economy: Economy,
         batch_norm: BatchNormReplay | None = None,
+        held_bytes: int = 0,
     ) -> None:
         self.surface = surface
         self.economy = economy
         self.batch_norm = batch_norm
+        self.held_bytes = held_bytes
         self.batches = tuple(batches)
         self.step = step
         self._optimizers = optimizers
@@ -274,7 +278,8 @@ def open_snapshot(
         ]
         surface = surfaces[0] if len(surfaces) == 1 else AverageSurface(surfaces, [seen.samples for seen in batches])
         try:
-            yield Snapshot(surface, batches, step, trainer.optimizers, warm_starts, economy, batch_norm)
+            held = replay.held.bytes
+            yield Snapshot(surface, batches, step, trainer.optimizers, warm_starts, economy, batch_norm, held)
         finally:
             surface.release()
 

@@ -1,0 +1,240 @@
+"""The state that a module holds, put aside and back: buffers, attributes, containers, helper objects."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from operator import is_
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_CONTAINER_DEPTH = 4
+# In a longer container, zero-dimensional tensors are taken for a history of losses, which nobody edits in place.
+_SHORT = 64
+# Tensors in containers and helper objects beyond this are not cloned: kept outputs, caches.
+_MOST_BYTES = 64 * 1024 * 1024
+_GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
+_CODE = (type, FunctionType, BuiltinFunctionType, MethodType, ModuleType, partial)
+_ARRAYS = (Tensor, np.ndarray)
+_VALUES = (int, float, complex, str, bytes, type(None), np.generic, torch.dtype, torch.device, torch.Size)
+# Lightning, ourselves and torch's own classes move while a step is replayed.
+_NOT_OF_THE_STEP = {
+    "torch",
+    "lightning",
+    "lightning_fabric",
+    "pytorch_lightning",
+    "torchmetrics",
+    "landscape_callbacks",
+}
+
+
+class ModuleState:
+    """The state of a module at the moment of construction.
+
+    ``with state.isolated():`` runs a block in which buffers and other plain tensors and arrays are clones, and
+    afterwards puts the original objects back. Restoring batch-norm statistics in place instead would bump their version
+    and kill a graph that was retained inside the block.
+
+    Helper objects (a meter, a moving average of weights) are restored if all that they hold is data: values, tensors,
+    containers and further ones of their kind. An object with a lock, a thread or a file in it is left alone.
+
+    Attributes:
+        parameters: All parameters found, by ``id``, those of modules in plain lists and dicts among them.
+    """
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self._attributes: list[tuple[dict[str, Any], dict[str, Any]]] = []
+        self._containers: list[tuple[Any, Any]] = []
+        self._generators: list[tuple[Any, Any]] = []
+        self._arrays: list[tuple[Any, Any, Any]] = []
+        self._slots: list[tuple[Any, dict[str, Any]]] = []
+        self._in_place: list[tuple[Any, Any]] = []
+        self.parameters: dict[int, torch.nn.Parameter] = {}
+        self._seen: set[int] = set()
+        self._of_buffers: set[int] = set()
+        self._bytes = 0
+        for submodule in module.modules():
+            self._remember_module(submodule)
+
+    def _remember_module(self, module: torch.nn.Module) -> None:
+        if id(module) in self._seen:
+            return
+        self._seen.add(id(module))
+        live, saved = module.__dict__, dict(module.__dict__)
+        self._attributes.append((live, saved))
+        self.parameters |= {id(p): p for p in (saved.get("_parameters") or {}).values() if p is not None}
+        buffers = saved.get("_buffers") or {}
+        for holder, entries in ((live, saved), (buffers, buffers)):
+            self._arrays += [(holder, name, value) for name, value in entries.items() if _is_array(value)]
+        self._of_buffers.add(id(buffers))
+        for value in saved.values():
+            self._remember(value, _CONTAINER_DEPTH)
+
+    def _remember(self, value: Any, depth: int) -> None:
+        if isinstance(value, (*_VALUES, *_ARRAYS)):
+            return
+        if isinstance(value, (dict, list, set, deque, tuple)):
+            if depth > 0 and id(value) not in self._seen:
+                self._seen.add(id(value))
+                self._remember_container(value, depth)
+        elif isinstance(value, torch.nn.Module):
+            # A module kept in a plain list (an ensemble, a teacher) is no submodule, but a step moves its buffers all
+            # the same.
+            self._remember_module(value)
+        elif isinstance(value, _GENERATORS):
+            self._generators.append((value, _generator_state(value)))
+        elif depth > 0 and id(value) not in self._seen and _is_data(value, depth):
+            self._seen.add(id(value))
+            self._remember_object(value, depth)
+
+    def _remember_object(self, value: Any, depth: int) -> None:
+        saved = _attributes_of(value)
+        live = getattr(value, "__dict__", None)
+        if live is None:
+            self._slots.append((value, saved))
+        else:
+            self._attributes.append((live, saved))
+        self._remember_arrays(live, saved.items(), len(saved))
+        for entry in saved.values():
+            self._remember(entry, depth - 1)
+
+    def _remember_container(self, value: Any, depth: int) -> None:
+        contents = dict(value) if isinstance(value, dict) else list(value)
+        if not isinstance(value, tuple):
+            self._containers.append((value, contents))
+        if not isinstance(value, set) and id(value) not in self._of_buffers:
+            entries = contents.items() if isinstance(contents, dict) else enumerate(contents)
+            self._remember_arrays(None if isinstance(value, tuple) else value, entries, len(contents))
+        for entry in contents.values() if isinstance(contents, dict) else contents:
+            self._remember(entry, depth - 1)
+
+    def _remember_arrays(self, holder: Any, entries: Iterable[tuple[Any, Any]], count: int) -> None:
+        """Arrays to be cloned in their holder, or restored in place where it takes no other objects (``None``)."""
+        for key, entry in entries:
+            if _is_array(entry) and (entry.ndim > 0 or count <= _SHORT):
+                self._bytes += entry.nbytes
+                if self._bytes > _MOST_BYTES:
+                    return
+                if holder is not None:
+                    self._arrays.append((holder, key, entry))
+                elif _is_writable(entry):
+                    self._in_place.append((entry, _copy(entry)))
+
+    @contextmanager
+    def isolated(self) -> Iterator[None]:
+        """Runs the block on clones and restores everything afterwards."""
+        self.put_clones()
+        try:
+            yield
+        finally:
+            self.restore()
+
+    def put_clones(self) -> None:
+        """Puts clones in place of buffers and other plain tensors and arrays, until :meth:`restore`."""
+        clones: dict[int, Any] = {}
+        for holder, name, array in self._arrays:
+            # One clone a tensor, because metrics of a collection share their states by identity.
+            if id(array) not in clones:
+                clones[id(array)] = _copy(array)
+            holder[name] = clones[id(array)]
+
+    def restore(self) -> None:
+        """Puts every attribute, container and generator back."""
+        for live, saved in self._attributes:
+            if not _same_entries(live, saved):
+                live.clear()
+                live.update(saved)
+        for value, saved in self._slots:
+            for name, entry in saved.items():
+                if getattr(value, name, None) is not entry:
+                    object.__setattr__(value, name, entry)
+        for array, copy in self._in_place:
+            # Through ``.data``, which leaves its version alone.
+            (array.data.copy_ if isinstance(array, Tensor) else partial(np.copyto, array))(copy)
+        for container, contents in self._containers:
+            _restore_container(container, contents)
+        for generator, state in self._generators:
+            _set_generator_state(generator, state)
+
+
+def _is_array(value: Any) -> bool:
+    """Whether it is a tensor that is no parameter and has no graph, or a NumPy array that is no data set."""
+    if isinstance(value, Tensor):
+        return not isinstance(value, torch.nn.Parameter) and not value.requires_grad
+    return isinstance(value, np.ndarray) and not isinstance(value, np.memmap) and value.nbytes <= _MOST_BYTES
+
+
+def _is_writable(array: Any) -> bool:
+    return not array.is_inference() if isinstance(array, Tensor) else array.flags.writeable
+
+
+def _is_data(value: Any, depth: int) -> bool:
+    """Whether an object holds nothing but data, so that its attributes can be put back."""
+    if isinstance(value, (*_VALUES, *_ARRAYS, *_GENERATORS, *_CODE, torch.nn.Module)):
+        return True
+    if isinstance(value, (dict, list, set, frozenset, deque, tuple)):
+        entries = value.values() if isinstance(value, dict) else value
+        return depth == 0 or len(value) > 10_000 or all(_is_data(entry, depth - 1) for entry in entries)
+    if any(base.__module__.partition(".")[0] in _NOT_OF_THE_STEP for base in type(value).__mro__):
+        return False
+    held = _attributes_of(value)
+    if not held:
+        # Nothing to restore, unless it is an extension's object, whose state nobody sees.
+        return hasattr(value, "__dict__")
+    return depth > 0 and all(_is_data(entry, depth - 1) for entry in held.values())
+
+
+def _attributes_of(value: Any) -> dict[str, Any]:
+    """What an object holds, in its ``__dict__`` or, where it has none, in its slots."""
+    held = getattr(value, "__dict__", None)
+    if isinstance(held, dict):
+        return dict(held)
+    slots = [name for base in type(value).__mro__ for name in _names(base.__dict__.get("__slots__", ()))]
+    return {name: getattr(value, name) for name in slots if hasattr(value, name)}
+
+
+def _names(slots: Any) -> tuple[str, ...]:
+    return (slots,) if isinstance(slots, str) else tuple(slots)
+
+
+def _copy(array: Any) -> Any:
+    return array.clone() if isinstance(array, Tensor) else array.copy()
+
+
+def _same_entries(live: dict[str, Any], saved: dict[str, Any]) -> bool:
+    return len(live) == len(saved) and live.keys() == saved.keys() and all(map(is_, live.values(), saved.values()))
+
+
+def _restore_container(container: Any, contents: Any) -> None:
+    if isinstance(container, dict):
+        if not (list(container) == list(contents) and all(map(is_, container.values(), contents.values()))):
+            container.clear()
+            container.update(contents)
+    elif not (len(container) == len(contents) and all(map(is_, container, contents))):
+        container.clear()
+        if isinstance(container, set):
+            container.update(contents)
+        else:
+            container.extend(contents)
+
+
+def _generator_state(generator: Any) -> Any:
+    if isinstance(generator, np.random.Generator):
+        return generator.bit_generator.state
+    return generator.getstate() if isinstance(generator, random.Random) else generator.get_state()
+
+
+def _set_generator_state(generator: Any, state: Any) -> None:
+    if isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = state
+    elif isinstance(generator, random.Random):
+        generator.setstate(state)
+    else:
+        generator.set_state(state)
