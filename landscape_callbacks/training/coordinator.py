@@ -18,6 +18,7 @@ from landscape_callbacks.surface.sharded import sharded_module
 from landscape_callbacks.training.bookkeeping import ENOUGH, INDIVISIBLE, Bookkeeping
 from landscape_callbacks.training.cadence import Cadence, Clock
 from landscape_callbacks.training.distributed import largest_of_ranks
+from landscape_callbacks.training.handed_batch import batch_state
 from landscape_callbacks.training.memory import Economy, together
 from landscape_callbacks.training.microbatches import couples_samples, split_batch
 from landscape_callbacks.training.reporting import Report, current_step
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from landscape_callbacks.training.monitor import Monitor
 
 _coordinators: WeakKeyDictionary[Any, Coordinator] = WeakKeyDictionary()
+
+# A batch of more entries (a list of strings) is not looked through at every step.
+_MOST_ENTRIES = 64
 
 
 class Coordinator(Bookkeeping):
@@ -45,7 +49,7 @@ class Coordinator(Bookkeeping):
     def __init__(self) -> None:
         super().__init__()
         self.monitors: list[Monitor] = []
-        self._recent: deque[tuple[Any, int]] = deque(maxlen=1)
+        self._recent: deque[tuple[Any, int, Any]] = deque(maxlen=1)
         self._warm_starts: dict[SurfaceSettings, WarmStarts] = {}
         self._economy: dict[SurfaceSettings, Economy] = {}
         self._live_due: list[Monitor] = []
@@ -114,7 +118,7 @@ class Coordinator(Bookkeeping):
 
     def pass_by(self, step: int, batch: Any, batch_idx: int) -> None:
         """Remembers a batch; all that a step takes on which nothing is due."""
-        self._recent.append((batch, batch_idx))
+        self._recent.append((batch, batch_idx, batch_state(batch, _MOST_ENTRIES)))
         self.clock.steps = max(self.clock.steps, step)
         self._live_due = []
 
@@ -141,12 +145,20 @@ class Coordinator(Bookkeeping):
         """Measures between batches, as at the end of an epoch, on the last batches that passed by; nothing when none
         did.
         """
-        if self._recent and not self._economy_of(monitor.settings).off:
+        if self._last_batches(monitor.settings.batches) and not self._economy_of(monitor.settings).off:
             step = current_step(trainer)
             self._measure(trainer, pl_module, [monitor], step, self._opener(trainer, pl_module, step))
 
     def _last_batches(self, count: int) -> list[SeenBatch]:
-        return [SeenBatch(batch, index, samples_in(batch)) for batch, index in list(self._recent)[-count:]]
+        recent = list(self._recent)[-count:]
+        whole = [(batch, index) for batch, index, state in recent if state == batch_state(batch, _MOST_ENTRIES)]
+        if len(whole) < len(recent):
+            self.warn(
+                "edited batches",
+                "training_step edits its batches, so that those it was called with before cannot be looked at any "
+                "more: only that of the step itself is. Let it edit a copy.",
+            )
+        return [SeenBatch(batch, index, samples_in(batch)) for batch, index in whole]
 
     def _opener(
         self, trainer: Any, pl_module: Any, step: int
@@ -174,7 +186,7 @@ class Coordinator(Bookkeeping):
                 pl_module,
                 settings,
                 unscaled,
-                self._last_batches(1)[0],
+                SeenBatch(*self._recent[-1][:2], samples_in(self._recent[-1][0])),
                 step,
                 self._warm_start(settings),
                 self._economy_of(settings),
@@ -225,7 +237,7 @@ class Coordinator(Bookkeeping):
         self._memory = ENOUGH
         if memory == ENOUGH:
             return
-        batch, _ = self._recent[-1]
+        batch = self._recent[-1][0]
         can_split = (
             memory < INDIVISIBLE
             and (pl_module.automatic_optimization or settings.loss_fn is not None)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.parameter import UninitializedParameter
+
+from landscape_callbacks.training.module_state import same_entries
 
 # A frozen part that is larger, and of other shapes than what is trained, is taken for one that is never written to: a
 # copy of the frozen model below some adapters could take all memory.
@@ -45,6 +49,7 @@ class HeldParameters:
         self._frozen.restore()
         self._still.return_to_storage(keep=False)
         self._trained.return_to_storage(keep=True)
+        self._trained.restore_attributes()
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -59,6 +64,7 @@ class _Held:
     def __init__(self, parameters: list[torch.nn.Parameter], copy: bool = True) -> None:
         # Written to through ``.data``, so that version counters, which graphs are checked by, stay as they are.
         self._parameters = [(parameter, parameter.data, parameter.data_ptr()) for parameter in parameters]
+        self._attributes = [(p, dict(p.__dict__), _hooks_of(p)) for p in parameters]
         self._storages = [storage for _, storage, _ in self._parameters]
         self._copies: list[Tensor] = [storage.clone() for storage in self._storages] if copy else []
 
@@ -69,10 +75,24 @@ class _Held:
                     storage.copy_(parameter.data)
                 parameter.data = storage
 
+    def restore_attributes(self) -> None:
+        """Attributes that a step puts on a parameter, and hooks that it registers anew in every call."""
+        for parameter, attributes, hooks in self._attributes:
+            if not same_entries(parameter.__dict__, attributes):
+                parameter.__dict__.clear()
+                parameter.__dict__.update(attributes)
+            if _hooks_of(parameter) != hooks:
+                parameter._backward_hooks = None if hooks is None else OrderedDict(hooks)
+
     def restore(self) -> None:
         self.return_to_storage(keep=False)
+        self.restore_attributes()
         if self._copies:
             torch._foreach_copy_(self._storages, self._copies)
+
+
+def _hooks_of(parameter: torch.nn.Parameter) -> dict[int, Any] | None:
+    return None if parameter._backward_hooks is None else dict(parameter._backward_hooks)
 
 
 def _bytes(parameter: Tensor) -> int:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import io
+import itertools
 import random
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -20,6 +23,13 @@ _CONTAINER_DEPTH = 4
 _SHORT = 64
 # Tensors in containers and helper objects beyond this are not cloned: kept outputs, caches.
 _MOST_BYTES = 64 * 1024 * 1024
+_COPIED_ITERATORS: tuple[type, ...] = (
+    type(iter([0])),
+    type(iter((0,))),
+    type(iter(range(1))),
+    itertools.count,
+    itertools.cycle,
+)
 _GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
 _CODE = (type, FunctionType, BuiltinFunctionType, MethodType, ModuleType, partial)
 _ARRAYS = (Tensor, np.ndarray)
@@ -45,11 +55,17 @@ class ModuleState:
     Helper objects (a meter, a moving average of weights) are restored if all that they hold is data: values, tensors,
     containers and further ones of their kind. An object with a lock, a thread or a file in it is left alone.
 
+    Args:
+        module: The module.
+        beside: Objects of which the attributes alone are restored (a trainer, a schedule), and lists of dicts (the
+            parameter groups of an optimizer).
+
     Attributes:
         parameters: All parameters found, by ``id``, those of modules in plain lists and dicts among them.
+        iterators: Where iterators are held that can be neither copied nor put back: generators, those of loaders.
     """
 
-    def __init__(self, module: torch.nn.Module) -> None:
+    def __init__(self, module: torch.nn.Module, beside: Iterable[Any] = ()) -> None:
         self._attributes: list[tuple[dict[str, Any], dict[str, Any]]] = []
         self._containers: list[tuple[Any, Any]] = []
         self._generators: list[tuple[Any, Any]] = []
@@ -57,11 +73,20 @@ class ModuleState:
         self._slots: list[tuple[Any, dict[str, Any]]] = []
         self._in_place: list[tuple[Any, Any]] = []
         self.parameters: dict[int, torch.nn.Parameter] = {}
+        self.iterators: list[str] = []
         self._seen: set[int] = set()
         self._of_buffers: set[int] = set()
         self._bytes = 0
         for submodule in module.modules():
             self._remember_module(submodule)
+        for value in beside:
+            if isinstance(value, list):
+                self._remember_container(value, 2)
+            else:
+                self._attributes.append((value.__dict__, dict(value.__dict__)))
+        self._classes = [
+            (kind, dict(vars(kind))) for kind in type(module).__mro__[:-1] if _package(kind) not in _NOT_OF_THE_STEP
+        ]
 
     def _remember_module(self, module: torch.nn.Module) -> None:
         if id(module) in self._seen:
@@ -74,11 +99,13 @@ class ModuleState:
         for holder, entries in ((live, saved), (buffers, buffers)):
             self._arrays += [(holder, name, value) for name, value in entries.items() if _is_array(value)]
         self._of_buffers.add(id(buffers))
-        for value in saved.values():
+        for name, value in saved.items():
             self._remember(value, _CONTAINER_DEPTH)
+            if _is_iterator(value):
+                self.iterators.append(f"{type(module).__name__}.{name}")
 
     def _remember(self, value: Any, depth: int) -> None:
-        if isinstance(value, (*_VALUES, *_ARRAYS)):
+        if isinstance(value, (*_VALUES, *_ARRAYS, *_CODE)):
             return
         if isinstance(value, (dict, list, set, deque, tuple)):
             if depth > 0 and id(value) not in self._seen:
@@ -118,8 +145,8 @@ class ModuleState:
     def _remember_arrays(self, holder: Any, entries: Iterable[tuple[Any, Any]], count: int) -> None:
         """Arrays to be cloned in their holder, or restored in place where it takes no other objects (``None``)."""
         for key, entry in entries:
-            if _is_array(entry) and (entry.ndim > 0 or count <= _SHORT):
-                self._bytes += entry.nbytes
+            if _is_array(entry) and (count <= _SHORT or getattr(entry, "ndim", 1) > 0):
+                self._bytes += getattr(entry, "nbytes", 0)
                 if self._bytes > _MOST_BYTES:
                     return
                 if holder is not None:
@@ -148,16 +175,18 @@ class ModuleState:
     def restore(self) -> None:
         """Puts every attribute, container and generator back."""
         for live, saved in self._attributes:
-            if not _same_entries(live, saved):
+            if not same_entries(live, saved):
                 live.clear()
                 live.update(saved)
+        for kind, saved in self._classes:
+            _restore_class(kind, saved)
         for value, saved in self._slots:
             for name, entry in saved.items():
                 if getattr(value, name, None) is not entry:
                     object.__setattr__(value, name, entry)
-        for array, copy in self._in_place:
+        for array, before in self._in_place:
             # Through ``.data``, which leaves its version alone.
-            (array.data.copy_ if isinstance(array, Tensor) else partial(np.copyto, array))(copy)
+            (array.data.copy_ if isinstance(array, Tensor) else partial(np.copyto, array))(before)
         for container, contents in self._containers:
             _restore_container(container, contents)
         for generator, state in self._generators:
@@ -168,11 +197,20 @@ def _is_array(value: Any) -> bool:
     """Whether it is a tensor that is no parameter and has no graph, or a NumPy array that is no data set."""
     if isinstance(value, Tensor):
         return not isinstance(value, torch.nn.Parameter) and not value.requires_grad
-    return isinstance(value, np.ndarray) and not isinstance(value, np.memmap) and value.nbytes <= _MOST_BYTES
+    if isinstance(value, np.ndarray):
+        return not isinstance(value, np.memmap) and value.nbytes <= _MOST_BYTES
+    return isinstance(value, _COPIED_ITERATORS)
+
+
+def _is_iterator(value: Any) -> bool:
+    """Whether items that are taken from it are lost, and it is no file."""
+    return isinstance(value, Iterator) and not isinstance(value, (torch.nn.Module, io.IOBase, *_COPIED_ITERATORS))
 
 
 def _is_writable(array: Any) -> bool:
-    return not array.is_inference() if isinstance(array, Tensor) else array.flags.writeable
+    if isinstance(array, Tensor):
+        return not array.is_inference()
+    return isinstance(array, np.ndarray) and array.flags.writeable
 
 
 def _is_data(value: Any, depth: int) -> bool:
@@ -182,7 +220,7 @@ def _is_data(value: Any, depth: int) -> bool:
     if isinstance(value, (dict, list, set, frozenset, deque, tuple)):
         entries = value.values() if isinstance(value, dict) else value
         return depth == 0 or len(value) > 10_000 or all(_is_data(entry, depth - 1) for entry in entries)
-    if any(base.__module__.partition(".")[0] in _NOT_OF_THE_STEP for base in type(value).__mro__):
+    if any(_package(base) in _NOT_OF_THE_STEP for base in type(value).__mro__):
         return False
     held = _attributes_of(value)
     if not held:
@@ -200,15 +238,34 @@ def _attributes_of(value: Any) -> dict[str, Any]:
     return {name: getattr(value, name) for name in slots if hasattr(value, name)}
 
 
+def _package(kind: type) -> str:
+    return kind.__module__.partition(".")[0]
+
+
+def _restore_class(kind: type, saved: dict[str, Any]) -> None:
+    """Counters that a step keeps on its class."""
+    live = vars(kind)
+    if same_entries(dict(live), saved):
+        return
+    for name in [name for name in live if name not in saved]:
+        delattr(kind, name)
+    for name, value in saved.items():
+        if live.get(name) is not value:
+            setattr(kind, name, value)
+
+
 def _names(slots: Any) -> tuple[str, ...]:
     return (slots,) if isinstance(slots, str) else tuple(slots)
 
 
 def _copy(array: Any) -> Any:
-    return array.clone() if isinstance(array, Tensor) else array.copy()
+    if isinstance(array, Tensor):
+        return array.clone()
+    return array.copy() if isinstance(array, np.ndarray) else copy.copy(array)
 
 
-def _same_entries(live: dict[str, Any], saved: dict[str, Any]) -> bool:
+def same_entries(live: dict[str, Any], saved: dict[str, Any]) -> bool:
+    """Whether two dicts hold the very same objects under the same names."""
     return len(live) == len(saved) and live.keys() == saved.keys() and all(map(is_, live.values(), saved.values()))
 
 

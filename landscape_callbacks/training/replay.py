@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from landscape_callbacks.surface.sharded import sharded_module
+from landscape_callbacks.training.handed_batch import HandedBatch
 from landscape_callbacks.training.held_parameters import HeldParameters
 from landscape_callbacks.training.isolation import RandomState, muted_logging, preserved_random_state
 from landscape_callbacks.training.module_state import ModuleState
@@ -23,6 +24,10 @@ LossFunction = Callable[[Any, Any], Tensor]
 
 class StepSkipped(Exception):  # noqa: N818 - nothing went wrong
     """``training_step`` returned None: it skips this batch, so there is no loss to look at."""
+
+
+class IteratorHeldError(RuntimeError):
+    """The module holds an iterator, of which a replayed step would take items away from training."""
 
 
 class Replay:
@@ -54,6 +59,7 @@ class Replay:
         self._stack = ExitStack()
         self._random: RandomState | None = None
         self._state: ModuleState | None = None
+        self._batches: dict[int, HandedBatch] = {}
         self.held = HeldParameters([])
 
     def __enter__(self) -> Replay:
@@ -61,7 +67,13 @@ class Replay:
             self._random = stack.enter_context(preserved_random_state(self._module.device))
             stack.enter_context(muted_logging(self._trainer, self._module))
             stack.enter_context(_differentiable_twice())
-            self._state = ModuleState(self._module)
+            self._state = ModuleState(self._module, beside=_surroundings(self._trainer))
+            if self._state.iterators and self._loss_fn is None:
+                raise IteratorHeldError(
+                    "training_step may take something from the iterator that the module holds in "
+                    f"{', '.join(self._state.iterators)}, which cannot be given back. Give the loss as loss_fn=..., or "
+                    "keep the iterable there instead"
+                )
             stack.callback(self._state.restore)
             # Shards are gathered into other tensors for every forward.
             held = [] if sharded_module(self._module) is not None else self._state.parameters.values()
@@ -81,6 +93,7 @@ class Replay:
     def __exit__(self, *exception: Any) -> None:
         self._stack.close()
         self._random = self._state = None
+        self._batches = {}
 
     def closure(self, batch: Any, batch_idx: int) -> Callable[[], Tensor]:
         """The loss of one batch as a closure for :class:`~landscape_callbacks.surface.LossSurface`."""
@@ -111,10 +124,11 @@ class Replay:
 
     def loss_of(self, batch: Any, batch_idx: int) -> Tensor:
         """The loss of one batch; for use inside of :meth:`isolated`."""
+        handed = self._batches.setdefault(id(batch), HandedBatch(batch)).hand_out()
         try:
             if self._loss_fn is not None:
-                return self._loss_fn(self._module, batch)
-            return self._training_step_loss(batch, batch_idx)
+                return self._loss_fn(self._module, handed)
+            return self._training_step_loss(handed, batch_idx)
         finally:
             self.held.after_evaluation()
 
@@ -140,6 +154,13 @@ class Replay:
                 # Without derivatives the kernels of training serve, and the loss is that of training to the bit.
                 stack.enter_context(sdpa_kernel(self._kernels))
             yield
+
+
+def _surroundings(trainer: Any) -> list[Any]:
+    """What a step can reach beside its module and sets attributes of: should_stop, a learning rate, a schedule."""
+    schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
+    groups = [optimizer.param_groups for optimizer in trainer.optimizers]
+    return [part for part in (trainer, getattr(trainer, "datamodule", None), *schedules, *groups) if part is not None]
 
 
 def _enabled_attention_kernels() -> list[SDPBackend]:

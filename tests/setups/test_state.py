@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
+from landscape_callbacks import HessianEigenvalueMonitor
 from tests.hard_module import fingerprint
-from tests.setups.harness import Case, Setup, check, check_values, run
+from tests.setups.harness import Case, Setup, check, check_values, classification, run
 
 Move = Callable[[nn.Parameter, nn.Parameter], None]
 
@@ -240,3 +244,136 @@ def test_what_a_step_keeps(name: str) -> None:
     case = Case(lambda: Keeping(make(), use))
     watched = check(case)
     assert fingerprint(contents(watched.module.kept)) == fingerprint(contents(run(case, measured=False).module.kept))
+
+
+class Editing(Setup):
+    """Its step does something that a second call would do again."""
+
+    def __init__(self, edit: Callable[[Editing, Any], float]) -> None:
+        super().__init__()
+        self.edit = edit
+        self.numbers = itertools.count()
+        type(self).calls = 0
+
+    calls = 0
+
+    def configure_optimizers(self) -> Any:
+        optimizer = super().configure_optimizers()
+        schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "frequency": 1000}}
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        factor = self.edit(self, batch)
+        return factor * super().training_step(batch, batch_idx)
+
+
+def the_batch(module: Editing, batch: Any) -> float:
+    batch[0].sub_(0.1).div_(1.5)
+    return 1.0
+
+
+def the_labels(module: Editing, batch: Any) -> float:
+    batch[1] = (batch[1] + 1) % 3
+    return 1.0
+
+
+def the_rate(module: Editing, batch: Any) -> float:
+    for group in module.trainer.optimizers[0].param_groups:
+        group["lr"] *= 0.97
+    return 1.0
+
+
+def the_schedule(module: Editing, batch: Any) -> float:
+    module.lr_schedulers().step()
+    return 1.0
+
+
+def a_stop(module: Editing, batch: Any) -> float:
+    # True of weights that are looked at sooner than of those that training comes by.
+    if float(module.loss(batch)) < 1.02:
+        module.trainer.should_stop = True
+    return 1.0
+
+
+def of_the_trainer(module: Editing, batch: Any) -> float:
+    module.trainer.calls = getattr(module.trainer, "calls", 0) + 1
+    return 1.0 + 0.01 * module.trainer.calls
+
+
+def of_the_class(module: Editing, batch: Any) -> float:
+    type(module).calls += 1
+    return 1.0 + 0.01 * type(module).calls
+
+
+def of_a_parameter(module: Editing, batch: Any) -> float:
+    weight = module.net[0].weight
+    weight.calls = getattr(weight, "calls", 0) + 1
+    return 1.0 + 0.01 * weight.calls
+
+
+def a_number(module: Editing, batch: Any) -> float:
+    return 1.0 + 0.01 * next(module.numbers)
+
+
+def a_hook(module: Editing, batch: Any) -> float:
+    module.net[0].weight.register_hook(lambda gradient: 1.01 * gradient)
+    return 1.0
+
+
+EDITS = [the_batch, the_labels, the_rate, the_schedule, a_stop, of_the_trainer, of_the_class, of_a_parameter, a_number]
+
+
+@pytest.mark.parametrize("edit", [*EDITS, a_hook], ids=lambda edit: edit.__name__.strip("_"))
+def test_what_a_step_edits(edit: Callable[[Editing, Any], float]) -> None:
+    watched = check(Case(lambda: Editing(edit)))
+    untouched = run(Case(lambda: Editing(edit)), measured=False)
+    assert watched.trainer.global_step == untouched.trainer.global_step
+
+
+class Taking(Setup):
+    """Takes a second batch from an iterator of its own."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        super().__init__()
+        self.more = make()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        item = next(self.more)
+        return super().training_step(batch, batch_idx) * (1.0 + 0.001 * float(item[0].mean()))
+
+
+def more_batches() -> Any:
+    return iter(DataLoader(TensorDataset(torch.arange(400.0)), batch_size=4, shuffle=True))
+
+
+@pytest.mark.parametrize("make", [more_batches, lambda: (torch.full((1, 1), float(n)) for n in range(99))])
+def test_an_iterator_of_the_module_is_not_taken_from_and_there_is_a_way_out(make: Callable[[], Any]) -> None:
+    case = Case(lambda: Taking(make))
+    with pytest.warns(RuntimeWarning, match=r"the iterator that the module holds in Taking\.more.*loss_fn=\.\.\."):
+        watched = run(case, measured=True)
+    assert watched.monitors[0].coordinator.failed > 0
+    assert watched.prints == run(case, measured=False).prints
+    way_out = replace(case, monitor={"loss_fn": lambda module, batch: module.loss(batch)})
+    check_values(way_out, check(way_out))
+
+
+def test_batches_that_were_edited_are_not_looked_at_again() -> None:
+    monitor = HessianEigenvalueMonitor(every_n_steps=1, max_overhead=None, batches=3)
+    samples: list[int] = []
+
+    class Looks(pl.Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+            samples.append(sum(seen.samples for seen in monitor.coordinator._last_batches(3)))
+
+    def fit(edit: Callable[[Editing, Any], float]) -> None:
+        samples.clear()
+        options: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        trainer = pl.Trainer(max_epochs=1, accelerator="cpu", callbacks=[monitor, Looks()], **options)
+        trainer.fit(Editing(edit), classification())
+
+    fit(a_number)
+    assert samples == [8, 16, 24]
+    with pytest.warns(RuntimeWarning, match="training_step edits its batches.*Let it edit a copy"):
+        fit(the_batch)
+    assert samples == [0, 0, 0]
+    assert monitor.coordinator.failed == 0
