@@ -66,6 +66,15 @@ class Anchors:
             )
         )
 
+    def why_no_initial(self, snapshot: Snapshot) -> str | None:
+        """What to say where the initial weights are of other parameters than those that are trained now."""
+        if self.initial is None or self.of(snapshot.space).initial is not None:
+            return None
+        return (
+            f"leaves out the line to the initial weights from step {snapshot.step} on: "
+            f"{snapshot.space.dimension:,} parameters are trained now, and it has the start of {len(self.initial):,}."
+        )
+
 
 @dataclass
 class Reach:

@@ -183,12 +183,12 @@ class LossSliceMonitor(Monitor):
         """Remembers the weights at the start."""
         super().on_train_start(trainer, pl_module)
         if "initial" in self.directions and self.anchors.initial is None:
-            self.anchors.initial = _on_cpu(self._weights(pl_module))
+            self.anchors.initial = self._weights(pl_module, on_cpu=True)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Remembers the weights of the epoch."""
         if "checkpoint" in self.directions:
-            self.anchors.checkpoint = _on_cpu(self._weights(pl_module))
+            self.anchors.checkpoint = self._weights(pl_module, on_cpu=True)
 
     def on_validation_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -260,13 +260,8 @@ class LossSliceMonitor(Monitor):
 
     def _lines(self, name: str, snapshot: Snapshot, pl_module: Any) -> list[Line]:
         anchors = self.anchors.of(snapshot.space)
-        if name == "initial" and self.anchors.initial is not None and anchors.initial is None:
-            self.coordinator.warn(
-                f"{type(self).__name__} initial",
-                f"{type(self).__name__} leaves out the line to the initial weights from step {snapshot.step} on: "
-                f"{snapshot.space.dimension:,} parameters are trained now, and it has the start of "
-                f"{len(self.anchors.initial):,}.",
-            )
+        if name == "initial" and (why := self.anchors.why_no_initial(snapshot)):
+            self.coordinator.warn(f"{type(self).__name__} initial", f"{type(self).__name__} {why}")
         return lines_of(
             name,
             snapshot,
@@ -328,12 +323,12 @@ class LossSliceMonitor(Monitor):
             return {}
         return slice_drawings(self.book.records, self.theme)
 
-    def _weights(self, pl_module: Any) -> Tensor | None:
+    def _weights(self, pl_module: Any, on_cpu: bool = False) -> Tensor | None:
         space = trained_now(pl_module, self.settings.parameters)
         if space is None:
             return None
         self._is_sharded = space.local_dimension != space.dimension
-        return space.weights()
+        return space.weights().cpu() if on_cpu else space.weights()
 
     def state_dict(self) -> dict[str, Any]:
         """The cadence, the reach of lines, what figures are drawn from, and the weights that lines lead from."""
@@ -353,7 +348,3 @@ class LossSliceMonitor(Monitor):
         self.reach = Reach(dict(state_dict["reach"]))
         self.book.load_state_dict(state_dict["book"])
         self.anchors = Anchors(state_dict["initial"], state_dict["checkpoint"])
-
-
-def _on_cpu(weights: Tensor | None) -> Tensor | None:
-    return None if weights is None else weights.cpu()
