@@ -152,3 +152,47 @@ def test_truncation_is_that_of_the_five_points_around_zero() -> None:
     expected = (4 * 1e-7 * 3 / (10 * 2 * (1 + sum(points)))) ** 0.25
     found = center_pair(lambda x: 1 + x**4 + x**5, -1.0, 1.0, rounding=1e-7, including=near)
     assert found == pytest.approx(expected)
+
+
+def rounds_of(function: Callable[[np.ndarray], np.ndarray], *ends: float, **options: Any) -> list[list[float]]:
+    rounds: list[list[float]] = []
+
+    def evaluate(at: list[float]) -> np.ndarray:
+        rounds.append(at)
+        return function(np.asarray(at))
+
+    sample_adaptively(evaluate, *ends, **options)
+    return rounds
+
+
+def kinked_at_a_third(x: np.ndarray) -> np.ndarray:
+    return np.abs(x - 1 / 3)
+
+
+def test_eleven_points_in_all_and_half_as_many_as_there_are_in_a_round() -> None:
+    assert [len(added) for added in rounds_of(kinked_at_a_third, -1.0, 1.0)] == [5, 2, 4]
+    many = [len(added) for added in rounds_of(kinked_at_a_third, -1.0, 1.0, max_points=60, tolerance=1e-12)]
+    assert many[:4] == [5, 2, 4, 6]
+    assert sum(many) == 60
+
+
+@pytest.mark.parametrize("ends", [(0.0, 1.0), (-1.0, 0.0), (1.0, 2.0)])
+def test_there_is_no_pair_around_an_end(ends: tuple[float, float]) -> None:
+    first, *others = rounds_of(kinked_at_a_third, *ends)
+    assert len(first) >= 7
+    assert [alpha for added in [first, *others] for alpha in added if abs(alpha) < 0.05] == [0.0]
+
+
+def test_without_a_finite_loss_no_more_points_are_spent() -> None:
+    rounds = rounds_of(lambda x: np.full(len(x), np.nan), -1.0, 1.0)
+    assert [len(added) for added in rounds] == [5, 2]
+
+
+def test_below_four_roundings_of_the_largest_loss_nothing_is_won() -> None:
+    def wave(x: np.ndarray) -> np.ndarray:
+        return 1000.0 + 1e-3 * np.sin(3 * x)
+
+    # The estimated error of the start is between 4 and 5 roundings of a loss of 1000 at the coarser one.
+    counts = [len(rounds_of(wave, -1.0, 1.0, rounding=rounding, tolerance=1e-9)) for rounding in (1e-9, 1e-3)]
+    assert counts[0] > 2
+    assert counts[1] == 2

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from landscape_callbacks.surface import LossSurface, ParameterSpace, extreme_eigenvalues
 from landscape_callbacks.surface.eigenpairs import Eigenpairs
-from landscape_callbacks.surface.lanczos import _kato_temple
+from landscape_callbacks.surface.lanczos import _kato_temple, _Stop
 from tests.surface.models import MODELS, Dense, Diagonal, Model, build, softmax_regression, softmax_regression_hessian
 
 
@@ -291,6 +292,21 @@ class TestWarmStart:
         assert warm.products < cold.products
         assert float(warm.values[0]) == pytest.approx(5.0, rel=1e-3)
 
+    def test_one_guard_and_a_distance_of_thirty_percent_are_what_saves_products(self) -> None:
+        """Ten spectra: 91 products in all; with three guards, or with a new value excluded nearer by, 103 to 122."""
+        products = 0
+        for seed in range(10):
+            torch.manual_seed(seed)
+            curvatures = spectrum([5.0, 4.6, 4.0, 3.0, 2.0, 1.5, 1.0], width=0.3, bulk=3000)
+            before = extreme_eigenvalues(Diagonal(curvatures), 2, tolerance=1e-2, seed=seed)
+            after = extreme_eigenvalues(
+                Diagonal(1.01 * curvatures), 2, tolerance=1e-2, initial=before.warm_start, seed=seed + 50
+            )
+            assert after.converged == (True, True)
+            np.testing.assert_allclose(after.values, [5.05, 4.646], rtol=1e-2)
+            products += after.products
+        assert products <= 97
+
     def test_does_not_miss_a_new_direction(self) -> None:
         """The earlier vector holds nothing at all of the direction that is now the steepest."""
         for seed in range(50):
@@ -472,3 +488,62 @@ def test_an_asymmetry_below_the_tolerance_is_no_hindrance() -> None:
     pairs = extreme_eigenvalues(Skewed(curvatures, skew), 1, 0, tolerance=1e-3)
     assert pairs.converged == (True,)
     assert float(pairs.values[0]) == pytest.approx(5.0, rel=1e-3)
+
+
+def test_one_largest_value_within_three_hundred_products_is_what_is_asked_for_by_default() -> None:
+    pairs = extreme_eigenvalues(Diagonal(torch.tensor([3.0, 2.0, 1.0], dtype=torch.float64)))
+    assert (pairs.largest, pairs.smallest) == (1, 0)
+    hard = extreme_eigenvalues(Diagonal(torch.linspace(0.0, 1.0, 200_000, dtype=torch.float64)), tolerance=1e-12)
+    assert (hard.products, hard.converged) == (300, (False,))
+
+
+def test_the_first_seed_is_zero() -> None:
+    curvatures = spectrum([5.0, 4.0])
+    default, first = (extreme_eigenvalues(Diagonal(curvatures), **seed) for seed in ({}, {"seed": 0}))
+    assert torch.equal(default.vectors, first.vectors)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"tolerance": 1.0}, {"tolerance": 1e-3, "smallest_tolerance": 0.0}, {"smallest_tolerance": 1.0}],
+    ids=str,
+)
+def test_tolerances_at_the_ends_of_their_range_are_refused(arguments: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="shares between 0 and 1"):
+        extreme_eigenvalues(Diagonal(torch.ones(3)), 1, 1, **arguments)
+
+
+def test_the_fewest_products_and_vectors_that_are_allowed() -> None:
+    operator = Diagonal(torch.linspace(0.0, 1.0, 50, dtype=torch.float64))
+    one = extreme_eigenvalues(operator, 1, 2, max_products=1)
+    assert one.products == 1
+    # One product gives one value; the others are not known, and said so.
+    assert torch.isfinite(one.values).tolist() == [True, False, False]
+    assert torch.isnan(one.errors).tolist() == [False, True, True]
+    assert one.errors.dtype == torch.float64
+    assert one.converged == (False, False, False)
+    assert extreme_eigenvalues(operator, extra_vectors=6).converged == (True,)
+
+
+@pytest.mark.parametrize(("tolerance", "expected"), [(1e-4, 5e-3), (1e-3, 5e-2), (1e-2, 5e-2), (0.2, 0.2)])
+def test_the_lower_end_is_given_fifty_times_the_tolerance_up_to_five_percent(
+    tolerance: float, expected: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[float] = []
+
+    def noted(*arguments: Any) -> _Stop:
+        found.append(arguments[3])
+        return _Stop(*arguments)
+
+    monkeypatch.setattr("landscape_callbacks.surface.lanczos._Stop", noted)
+    extreme_eigenvalues(Diagonal(torch.arange(1.0, 40.0)), 1, 1, tolerance=tolerance)
+    assert found[0] == pytest.approx(expected)
+
+
+def test_a_restart_keeps_the_wanted_and_half_of_the_others_at_the_ends_that_are_wanted() -> None:
+    def kept(largest: int, smallest: int, size: int = 20) -> list[int]:
+        return _Stop(largest, smallest, 1e-3, 1e-3, None).keep(size).tolist()
+
+    assert kept(2, 0) == list(range(11))
+    assert kept(0, 2) == list(range(9, 20))
+    assert kept(2, 2) == [*range(6), *range(14, 20)]
