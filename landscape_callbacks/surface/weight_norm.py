@@ -21,7 +21,7 @@ def differentiable_weight_norm() -> Iterator[None]:
 
     The backward of ``torch._weight_norm`` takes the norm of the direction for a constant when it is differentiated
     again: a term is missing, the Hessian is not even symmetric, and ``torch.autograd.gradgradcheck`` fails (torch
-    2.13). The loss and its gradient are right.
+    2.6 and 2.13). The loss and its gradient are right.
     """
     with ExitStack() as stack:
         modules: list[Any] = [torch, sys.modules["torch.nn.utils.weight_norm"]]
