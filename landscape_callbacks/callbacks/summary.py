@@ -58,8 +58,11 @@ def summary_lines(trainer: Any, parts: Mapping[str, Monitor], max_overhead: floa
     if max_overhead is not None and eigenvalues is not None and eigenvalues.cadence.measurements < _FEW:
         lines.append(
             f"  few measurements: they come when the run has paid for them within max_overhead={max_overhead:g}. "
-            "A larger one brings more; 0.5 suits a run of a few minutes."
+            "max_overhead=None, every_n_steps=200 measures every 200 steps, whatever it costs."
         )
+    plane = parts.get("plane")
+    if max_overhead is not None and plane is not None and not plane.cadence.measurements:
+        lines.append("  no plane: what was left of the budget at the end did not pay for one")
     if coordinator.log_dir is not None:
         boards = [logger for logger in trainer.loggers if type(logger).__name__ == "TensorBoardLogger"]
         if boards:

@@ -97,7 +97,8 @@ def test_the_summary_says_what_was_measured_and_where_to_look(
     printed = capsys.readouterr().out
     assert "eigenvalues 1x" in printed
     assert "at step 1, the last measured: largest eigenvalue" in printed
-    assert "within max_overhead=0.05. A larger one brings more" in printed
+    assert "within max_overhead=0.05. max_overhead=None, every_n_steps=200 measures every 200 steps" in printed
+    assert "no plane: what was left of the budget at the end did not pay for one" in printed
     assert "verdict: none yet. A look costs about 640 training steps" in printed
     assert f"tensorboard --logdir {tmp_path / 'lightning_logs'}\n" in printed
 

@@ -365,6 +365,21 @@ def test_broken_events_are_counted_and_left_out(open_page: OpenPage, event_folde
         assert tab.number("Along the gradient", "loss at α = 0") == 0.5
 
 
+def test_metrics_go_on_after_the_last_measurement(open_page: OpenPage, event_folder: Path) -> None:
+    summary_writer = SummaryWriter(str(event_folder / "run"))
+    for step in range(10):
+        summary_writer.add_scalar("train_loss", 1 / (1 + step), step)
+    with RecordWriter(None, [summary_writer]) as writer:
+        writer.write(Record("eigenvalues", "hessian", 5, {"largest": np.array([3.0])}))
+    summary_writer.close()
+    with tensorboard(event_folder) as address:
+        wait_for_runs(address, 1)
+        tab = open_page(frame_address(address), ready="#metrics .card")
+        tab.wait_for_step(9)
+        assert tab.number("train_loss", "train_loss") == pytest.approx(0.1)
+        assert tab.number("Hessian eigenvalues", "largest") == 3.0
+
+
 def test_an_empty_section_names_the_monitor_to_add(open_page: OpenPage, event_folder: Path) -> None:
     summary_writer = SummaryWriter(str(event_folder / "run"))
     with RecordWriter(None, [summary_writer]) as writer:

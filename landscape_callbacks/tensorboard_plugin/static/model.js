@@ -156,7 +156,7 @@ export class Model {
     } catch (error) {
       run.problem = error.message;
     }
-    this.changed();
+    this.dataChanged();
   }
 
   async showMetric(tag, shown) {
@@ -170,6 +170,8 @@ export class Model {
     const steps = new Set();
     for (const run of this.selected()) {
       for (const series of run.series.values()) for (const position of series.live) steps.add(series.steps[position]);
+      // A run goes on after its last measurement.
+      if (run.series.size) for (const metric of run.metrics?.values() ?? []) addLast(metric, steps);
     }
     this.steps = Float64Array.from(steps).sort();
     if (this.steps.length && (this.following || !steps.has(this.step))) {
@@ -271,6 +273,10 @@ export class Model {
   broken(run) {
     return [...run.series.values()].reduce((sum, series) => sum + series.broken, 0);
   }
+}
+
+function addLast({ steps }, all) {
+  if (steps.length) all.add(steps.at(-1));
 }
 
 function lastStep(run) {

@@ -5,7 +5,7 @@ import { element } from "../dom.js";
 const MONITORS = {
   verdict: [
     "SaddlePointMonitor",
-    "No diagnosis was recorded. This monitor says where training stands: progressing, at a saddle, at the noise floor.",
+    "No diagnosis was recorded. One is made where the loss stops falling or blows up: at a saddle, at the noise floor.",
   ],
   eigenvalues: [
     "HessianEigenvalueMonitor",
@@ -34,7 +34,13 @@ export function emptyState(kind) {
     "div",
     { class: "empty" },
     element("p", {}, sentence),
-    element("p", {}, "Add it to the trainer: ", element("code", {}, `Trainer(callbacks=[${call(monitor)}])`)),
+    element(
+      "p",
+      {},
+      "LandscapeMonitor has it, switched on, as far as its budget pays for it: more comes with a larger max_overhead " +
+        "(None: no budget). By itself: ",
+      element("code", {}, `Trainer(callbacks=[${call(monitor)}])`),
+    ),
   );
 }
 

@@ -106,7 +106,7 @@ export class HeatMap {
     const column = this.columns.findLast((entry) => entry.from <= step);
     const rows = () => [
       { label: this.options.gridTitle, value: formatNumber(place, 3) },
-      { label: this.options.valueTitle, value: column ? formatNumber(valueIn(column, place)) : "—" },
+      { label: this.options.valueTitle, value: column ? readingOf(column, place) : "—" },
       ...(column ? [{ label: "measured at step", value: formatStep(column.from) }] : []),
     ];
     return timeHover(model, [this.run], step, rows);
@@ -118,6 +118,11 @@ function soFar(records) {
   if (records.length > 1) return "";
   if (!records.length) return ": nothing to draw yet";
   return `: one measurement so far, at step ${formatStep(records[0].step)}; the map grows with the next`;
+}
+
+function readingOf(column, place) {
+  const { xs } = column.curve();
+  return place < xs[0] || place > xs.at(-1) ? "not measured here" : formatNumber(valueIn(column, place));
 }
 
 function valueIn(column, place) {
