@@ -11,6 +11,7 @@ from torch import Tensor
 
 from landscape_callbacks.surface.directions import random_direction, weights_vector
 from landscape_callbacks.surface.vectors import ParameterSpace
+from landscape_callbacks.training.optimizers import is_decay_decoupled
 from landscape_callbacks.training.snapshot import Snapshot
 
 DIRECTIONS = (
@@ -172,11 +173,12 @@ def _if_any(space: ParameterSpace, line: Line) -> list[Line]:
 
 
 def weight_decays(space: ParameterSpace, optimizers: Sequence[Any]) -> list[float]:
-    """The weight decay that the optimizers hold for each parameter; 0 where none does."""
+    """The weight decay that is part of the loss, a parameter; 0 where there is none or it is decoupled (AdamW)."""
     held = {
         id(parameter): float(group.get("weight_decay", 0.0) or 0.0)
         for optimizer in optimizers
         for group in optimizer.param_groups
+        if not is_decay_decoupled(optimizer, group)
         for parameter in group["params"]
     }
     return [held.get(id(parameter), 0.0) for parameter in space.parameters]

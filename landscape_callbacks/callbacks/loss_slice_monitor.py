@@ -74,7 +74,7 @@ class LossSliceMonitor(Monitor):
         max_points: Most adaptive points a line.
         validation: Also evaluate ``validation_step`` on the first validation batch, along the same lines. A name: the
             logged metric that is its loss.
-        weight_decay: Also show the loss with the optimizer's weight decay, where it has one.
+        weight_decay: Also show the loss with the optimizer's weight decay, where that is part of it (not AdamW's).
         figures: Draw the curves and their history at the 4th, 8th, 16th, … measurement and at the end of the fit.
         last_within_budget: Draw at the end only what is left of ``max_overhead`` allows; the data are recorded in any
             case.

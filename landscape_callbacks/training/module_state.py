@@ -21,6 +21,8 @@ from torch import Tensor
 _CONTAINER_DEPTH = 4
 # In a longer container, zero-dimensional tensors are taken for a history of losses, which nobody edits in place.
 _SHORT = 64
+# The entries of a longer container are not looked into: it is a data set.
+_LONG = 10_000
 # Tensors in containers and helper objects beyond this are not cloned: kept outputs, caches.
 _MOST_BYTES = 64 * 1024 * 1024
 _COPIED_ITERATORS: tuple[type, ...] = (
@@ -136,6 +138,8 @@ class ModuleState:
         contents = dict(value) if isinstance(value, dict) else list(value)
         if not isinstance(value, tuple):
             self._containers.append((value, contents))
+        if len(contents) > _LONG:
+            return
         if not isinstance(value, set) and id(value) not in self._of_buffers:
             entries = contents.items() if isinstance(contents, dict) else enumerate(contents)
             self._remember_arrays(None if isinstance(value, tuple) else value, entries, len(contents))
@@ -219,7 +223,7 @@ def _is_data(value: Any, depth: int) -> bool:
         return True
     if isinstance(value, (dict, list, set, frozenset, deque, tuple)):
         entries = value.values() if isinstance(value, dict) else value
-        return depth == 0 or len(value) > 10_000 or all(_is_data(entry, depth - 1) for entry in entries)
+        return depth == 0 or len(value) > _LONG or all(_is_data(entry, depth - 1) for entry in entries)
     if any(_package(base) in _NOT_OF_THE_STEP for base in type(value).__mro__):
         return False
     held = _attributes_of(value)

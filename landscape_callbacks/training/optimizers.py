@@ -24,6 +24,12 @@ def unwrap_optimizer(optimizer: Any) -> Any:
     return unwrap_optimizer(inner) if isinstance(inner, Optimizer) and inner is not optimizer else optimizer
 
 
+def is_decay_decoupled(optimizer: Any, group: Mapping[str, Any]) -> bool:
+    """Whether the weight decay of a group acts on the weights, beside the loss, as AdamW's."""
+    # Before torch 2.7 AdamW was no subclass of Adam and did not say in its groups that its decay is decoupled.
+    return bool(group.get("decoupled_weight_decay", isinstance(unwrap_optimizer(optimizer), AdamW)))
+
+
 def describe_optimizer(optimizer: Optimizer, space: ParameterSpace) -> OptimizerDescription:
     """Reads the kind, the hyperparameters and the preconditioner of a torch optimizer.
 
@@ -84,8 +90,7 @@ def describe_optimizer(optimizer: Optimizer, space: ParameterSpace) -> Optimizer
             f"{name} climbs the loss (maximize=True), and limits are those of descent. Descend its negative instead.",
         )
     rate = max(rates[i] for i in held)
-    # Before torch 2.7 AdamW was no subclass of Adam and did not say in its groups that its decay is decoupled.
-    decoupled = bool(first.get("decoupled_weight_decay", isinstance(optimizer, AdamW)))
+    decoupled = is_decay_decoupled(optimizer, first)
     decays = [float(groups[i].get("weight_decay", 0.0)) for i in held]
     steps = _steps(optimizer, space)
     preconditioner, why_not = _preconditioner(optimizer, family, space, group_of, rates, rate)

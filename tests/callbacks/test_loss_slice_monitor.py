@@ -84,6 +84,8 @@ class Linear(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         if self.optimizer == "adam":
             return torch.optim.Adam(self.parameters(), lr=self.rate)
+        if self.optimizer == "adamw":
+            return torch.optim.AdamW(self.parameters(), lr=self.rate, weight_decay=self.decay)
         return torch.optim.SGD(self.parameters(), lr=self.rate, momentum=0.9, weight_decay=self.decay)
 
 
@@ -218,6 +220,12 @@ def test_weight_decay_is_shown_beside_the_loss(tmp_path: Path) -> None:
     share = record.arrays["regularized_loss"] - record.arrays["loss"]
     center = record.arrays["alpha"] == 0.0
     assert float(share[center][0]) == pytest.approx(0.05 * float((module.weights_before[0] ** 2).sum()))
+
+
+def test_weight_decay_that_is_no_part_of_the_loss_is_not_shown(tmp_path: Path) -> None:
+    module = Linear(optimizer="adamw", decay=0.1)
+    trainer = fit(LossSliceMonitor(directions=["random"], **EVERY_STEP), module, tmp_path)
+    assert all("regularized_loss" not in record.arrays for record in records_of(trainer, "random").values())
 
 
 def test_errors_over_batches(tmp_path: Path) -> None:

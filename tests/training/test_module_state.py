@@ -73,6 +73,15 @@ def test_a_history_of_losses_is_not_cloned_and_its_length_is_restored() -> None:
     assert float(kept) == 0.0
 
 
+def test_a_data_set_in_a_list_is_not_looked_into_and_keeps_its_length() -> None:
+    samples = [torch.zeros(2) for _ in range(10_001)]
+    first = samples[0]
+    with ModuleState(module(samples=samples)).isolated():
+        assert samples[0] is first
+        samples.append(first)
+    assert len(samples) == 10_001
+
+
 def test_large_arrays_and_files_are_not_copied(tmp_path: Path) -> None:
     np.save(tmp_path / "array.npy", np.zeros(10))
     mapped = np.load(tmp_path / "array.npy", mmap_mode="r+")
