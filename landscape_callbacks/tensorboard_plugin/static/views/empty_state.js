@@ -2,6 +2,10 @@
 
 import { element } from "../dom.js";
 
+const WITHIN_THE_BUDGET =
+  "LandscapeMonitor has it, unless it is switched off there, as far as its budget pays for it: more comes with a larger " +
+  "max_overhead (None: no budget).";
+
 const MONITORS = {
   verdict: [
     "SaddlePointMonitor",
@@ -18,6 +22,7 @@ const MONITORS = {
   density: [
     "HessianEigenvalueMonitor(density=True)",
     "No spectral density was recorded. This monitor estimates it when asked to.",
+    'In LandscapeMonitor: eigenvalues={"density": True}.',
   ],
   plane: [
     "LossPlaneMonitor",
@@ -29,7 +34,7 @@ const MONITORS = {
 export function emptyState(kind) {
   if (!Object.hasOwn(MONITORS, kind))
     return element("div", { class: "empty" }, element("p", {}, "No metric is shown."));
-  const [monitor, sentence] = MONITORS[kind];
+  const [monitor, sentence, within = WITHIN_THE_BUDGET] = MONITORS[kind];
   return element(
     "div",
     { class: "empty" },
@@ -37,8 +42,7 @@ export function emptyState(kind) {
     element(
       "p",
       {},
-      "LandscapeMonitor has it, switched on, as far as its budget pays for it: more comes with a larger max_overhead " +
-        "(None: no budget). By itself: ",
+      `${within} By itself: `,
       element("code", {}, `Trainer(callbacks=[${call(monitor)}])`),
     ),
   );
