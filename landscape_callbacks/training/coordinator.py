@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _coordinators: WeakKeyDictionary[Any, Coordinator] = WeakKeyDictionary()
 
 # A batch of more entries (a list of strings) is not looked through at every step.
-_MOST_ENTRIES = 64
+_MOST_ENTRIES = 32
 
 
 class Coordinator(Bookkeeping):
