@@ -76,6 +76,7 @@ class ModuleState:
         self._in_place: list[tuple[Any, Any]] = []
         self.parameters: dict[int, torch.nn.Parameter] = {}
         self.iterators: list[str] = []
+        self._unnamed_iterators = 0
         self._seen: set[int] = set()
         self._of_buffers: set[int] = set()
         self._bytes = 0
@@ -103,8 +104,9 @@ class ModuleState:
         self._of_buffers.add(id(buffers))
         for name, value in saved.items():
             self._remember(value, _CONTAINER_DEPTH)
-            if _is_iterator(value):
+            if self._unnamed_iterators:
                 self.iterators.append(f"{type(module).__name__}.{name}")
+                self._unnamed_iterators = 0
 
     def _remember(self, value: Any, depth: int) -> None:
         if isinstance(value, (*_VALUES, *_ARRAYS, *_CODE)):
@@ -119,6 +121,8 @@ class ModuleState:
             self._remember_module(value)
         elif isinstance(value, _GENERATORS):
             self._generators.append((value, _generator_state(value)))
+        elif _is_iterator(value):
+            self._unnamed_iterators += 1
         elif depth > 0 and id(value) not in self._seen and _is_data(value, depth):
             self._seen.add(id(value))
             self._remember_object(value, depth)
@@ -219,7 +223,7 @@ def _is_writable(array: Any) -> bool:
 
 def _is_data(value: Any, depth: int) -> bool:
     """Whether an object holds nothing but data, so that its attributes can be put back."""
-    if isinstance(value, (*_VALUES, *_ARRAYS, *_GENERATORS, *_CODE, torch.nn.Module)):
+    if isinstance(value, (*_VALUES, *_ARRAYS, *_GENERATORS, *_CODE, torch.nn.Module, Iterator)):
         return True
     if isinstance(value, (dict, list, set, frozenset, deque, tuple)):
         entries = value.values() if isinstance(value, dict) else value

@@ -35,6 +35,30 @@ def test_objects_with_a_life_of_their_own_are_left_alone() -> None:
     assert (client.sent, around.count) == (1, 1)
 
 
+def test_iterators_are_found_wherever_they_are_held(tmp_path: Path) -> None:
+    loader = torch.utils.data.DataLoader(torch.arange(4))
+    file = (tmp_path / "log.txt").open("w")
+    inner = module(direct=iter(loader))
+    made = module(
+        inner=inner,
+        several=[iter(loader), iter(loader)],
+        helper=Plain(feed=(n for n in range(3)), count=0),
+        copied=iter([1, 2]),
+        file=file,
+        loader=loader,
+    )
+    state = ModuleState(made)
+    file.close()
+    assert sorted(state.iterators) == ["Linear.direct", "Linear.helper", "Linear.several"]
+    taken = made.copied
+    with state.isolated():
+        assert next(made.copied) == 1
+        made.helper.count = 1
+    assert made.copied is taken
+    assert next(taken) == 1
+    assert made.helper.count == 0
+
+
 def test_objects_of_torch_are_left_alone() -> None:
     class Samples(torch.utils.data.Dataset):
         served = 0
