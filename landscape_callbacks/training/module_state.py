@@ -2,49 +2,38 @@
 
 from __future__ import annotations
 
-import copy
-import io
-import itertools
 import random
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from operator import is_
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from landscape_callbacks.training.plain_data import (
+    ARRAYS,
+    CODE,
+    GENERATORS,
+    LONG,
+    MOST_BYTES,
+    NOT_OF_THE_STEP,
+    VALUES,
+    attributes_of,
+    copy_of,
+    is_array,
+    is_data,
+    is_iterator,
+    is_writable,
+    package_of,
+)
+
 _CONTAINER_DEPTH = 4
 # In a longer container, zero-dimensional tensors are taken for a history of losses, which nobody edits in place.
 _SHORT = 64
-# The entries of a longer container are not looked into: it is a data set.
-_LONG = 10_000
-# Tensors in containers and helper objects beyond this are not cloned: kept outputs, caches.
-_MOST_BYTES = 64 * 1024 * 1024
-_COPIED_ITERATORS: tuple[type, ...] = (
-    type(iter([0])),
-    type(iter((0,))),
-    type(iter(range(1))),
-    itertools.count,
-    itertools.cycle,
-)
-_GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
-_CODE = (type, FunctionType, BuiltinFunctionType, MethodType, ModuleType, partial)
-_ARRAYS = (Tensor, np.ndarray)
-_VALUES = (int, float, complex, str, bytes, type(None), np.generic, torch.dtype, torch.device, torch.Size)
-# Lightning, ourselves and torch's own classes move while a step is replayed.
-_NOT_OF_THE_STEP = {
-    "torch",
-    "lightning",
-    "lightning_fabric",
-    "pytorch_lightning",
-    "torchmetrics",
-    "landscape_callbacks",
-}
 
 
 class ModuleState:
@@ -55,7 +44,7 @@ class ModuleState:
     and kill a graph that was retained inside the block.
 
     Helper objects (a meter, a moving average of weights) are restored if all that they hold is data: values, tensors,
-    containers and further ones of their kind. An object with a lock, a thread or a file in it is left alone.
+    containers and further ones of their kind. An object with a lock or a thread in it is left alone.
 
     Args:
         module: The module.
@@ -88,7 +77,7 @@ class ModuleState:
             else:
                 self._attributes.append((value.__dict__, dict(value.__dict__)))
         self._classes = [
-            (kind, dict(vars(kind))) for kind in type(module).__mro__[:-1] if _package(kind) not in _NOT_OF_THE_STEP
+            (kind, dict(vars(kind))) for kind in type(module).__mro__[:-1] if package_of(kind) not in NOT_OF_THE_STEP
         ]
 
     def _remember_module(self, module: torch.nn.Module) -> None:
@@ -100,7 +89,7 @@ class ModuleState:
         self.parameters |= {id(p): p for p in (saved.get("_parameters") or {}).values() if p is not None}
         buffers = saved.get("_buffers") or {}
         for holder, entries in ((live, saved), (buffers, buffers)):
-            self._arrays += [(holder, name, value) for name, value in entries.items() if _is_array(value)]
+            self._arrays += [(holder, name, value) for name, value in entries.items() if is_array(value)]
         self._of_buffers.add(id(buffers))
         for name, value in saved.items():
             self._remember(value, _CONTAINER_DEPTH)
@@ -109,7 +98,7 @@ class ModuleState:
                 self._unnamed_iterators = 0
 
     def _remember(self, value: Any, depth: int) -> None:
-        if isinstance(value, (*_VALUES, *_ARRAYS, *_CODE)):
+        if isinstance(value, (*VALUES, *ARRAYS, *CODE)):
             return
         if isinstance(value, (dict, list, set, deque, tuple)):
             if depth > 0 and id(value) not in self._seen:
@@ -119,16 +108,16 @@ class ModuleState:
             # A module kept in a plain list (an ensemble, a teacher) is no submodule, but a step moves its buffers all
             # the same.
             self._remember_module(value)
-        elif isinstance(value, _GENERATORS):
+        elif isinstance(value, GENERATORS):
             self._generators.append((value, _generator_state(value)))
-        elif _is_iterator(value):
+        elif is_iterator(value):
             self._unnamed_iterators += 1
-        elif depth > 0 and id(value) not in self._seen and _is_data(value, depth):
+        elif depth > 0 and id(value) not in self._seen and is_data(value, depth):
             self._seen.add(id(value))
             self._remember_object(value, depth)
 
     def _remember_object(self, value: Any, depth: int) -> None:
-        saved = _attributes_of(value)
+        saved = attributes_of(value)
         live = getattr(value, "__dict__", None)
         if live is None:
             self._slots.append((value, saved))
@@ -142,7 +131,7 @@ class ModuleState:
         contents = dict(value) if isinstance(value, dict) else list(value)
         if not isinstance(value, tuple):
             self._containers.append((value, contents))
-        if len(contents) > _LONG:
+        if len(contents) > LONG:
             return
         if not isinstance(value, set) and id(value) not in self._of_buffers:
             entries = contents.items() if isinstance(contents, dict) else enumerate(contents)
@@ -153,14 +142,14 @@ class ModuleState:
     def _remember_arrays(self, holder: Any, entries: Iterable[tuple[Any, Any]], count: int) -> None:
         """Arrays to be cloned in their holder, or restored in place where it takes no other objects (``None``)."""
         for key, entry in entries:
-            if _is_array(entry) and (count <= _SHORT or getattr(entry, "ndim", 1) > 0):
+            if is_array(entry) and (count <= _SHORT or getattr(entry, "ndim", 1) > 0):
                 self._bytes += getattr(entry, "nbytes", 0)
-                if self._bytes > _MOST_BYTES:
+                if self._bytes > MOST_BYTES:
                     return
                 if holder is not None:
                     self._arrays.append((holder, key, entry))
-                elif _is_writable(entry):
-                    self._in_place.append((entry, _copy(entry)))
+                elif is_writable(entry):
+                    self._in_place.append((entry, copy_of(entry)))
 
     @contextmanager
     def isolated(self) -> Iterator[None]:
@@ -177,7 +166,7 @@ class ModuleState:
         for holder, name, array in self._arrays:
             # One clone a tensor, because metrics of a collection share their states by identity.
             if id(array) not in clones:
-                clones[id(array)] = _copy(array)
+                clones[id(array)] = copy_of(array)
             holder[name] = clones[id(array)]
 
     def restore(self) -> None:
@@ -201,55 +190,6 @@ class ModuleState:
             _set_generator_state(generator, state)
 
 
-def _is_array(value: Any) -> bool:
-    """Whether it is a tensor that is no parameter and has no graph, or a NumPy array that is no data set."""
-    if isinstance(value, Tensor):
-        return not isinstance(value, torch.nn.Parameter) and not value.requires_grad
-    if isinstance(value, np.ndarray):
-        return not isinstance(value, np.memmap) and value.nbytes <= _MOST_BYTES
-    return isinstance(value, _COPIED_ITERATORS)
-
-
-def _is_iterator(value: Any) -> bool:
-    """Whether items that are taken from it are lost, and it is no file."""
-    return isinstance(value, Iterator) and not isinstance(value, (torch.nn.Module, io.IOBase, *_COPIED_ITERATORS))
-
-
-def _is_writable(array: Any) -> bool:
-    if isinstance(array, Tensor):
-        return not array.is_inference()
-    return isinstance(array, np.ndarray) and array.flags.writeable
-
-
-def _is_data(value: Any, depth: int) -> bool:
-    """Whether an object holds nothing but data, so that its attributes can be put back."""
-    if isinstance(value, (*_VALUES, *_ARRAYS, *_GENERATORS, *_CODE, torch.nn.Module, Iterator)):
-        return True
-    if isinstance(value, (dict, list, set, frozenset, deque, tuple)):
-        entries = value.values() if isinstance(value, dict) else value
-        return depth == 0 or len(value) > _LONG or all(_is_data(entry, depth - 1) for entry in entries)
-    if any(_package(base) in _NOT_OF_THE_STEP for base in type(value).__mro__):
-        return False
-    held = _attributes_of(value)
-    if not held:
-        # Nothing to restore, unless it is an extension's object, whose state nobody sees.
-        return hasattr(value, "__dict__")
-    return depth > 0 and all(_is_data(entry, depth - 1) for entry in held.values())
-
-
-def _attributes_of(value: Any) -> dict[str, Any]:
-    """What an object holds, in its ``__dict__`` or, where it has none, in its slots."""
-    held = getattr(value, "__dict__", None)
-    if isinstance(held, dict):
-        return dict(held)
-    slots = [name for base in type(value).__mro__ for name in _names(base.__dict__.get("__slots__", ()))]
-    return {name: getattr(value, name) for name in slots if hasattr(value, name)}
-
-
-def _package(kind: type) -> str:
-    return kind.__module__.partition(".")[0]
-
-
 def _restore_class(kind: type, saved: dict[str, Any]) -> None:
     """Counters that a step keeps on its class."""
     live = vars(kind)
@@ -260,16 +200,6 @@ def _restore_class(kind: type, saved: dict[str, Any]) -> None:
     for name, value in saved.items():
         if live.get(name) is not value:
             setattr(kind, name, value)
-
-
-def _names(slots: Any) -> tuple[str, ...]:
-    return (slots,) if isinstance(slots, str) else tuple(slots)
-
-
-def _copy(array: Any) -> Any:
-    if isinstance(array, Tensor):
-        return array.clone()
-    return array.copy() if isinstance(array, np.ndarray) else copy.copy(array)
 
 
 def same_entries(live: dict[str, Any], saved: dict[str, Any]) -> bool:
