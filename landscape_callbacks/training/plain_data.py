@@ -43,8 +43,8 @@ NOT_OF_THE_STEP = {
 
 
 def is_array(value: Any) -> bool:
-    """Whether it can be cloned: a tensor that is no parameter and has no graph, a NumPy array that is no data set, or an
-    iterator that copies go on independently of.
+    """Whether it can be cloned: a tensor that is no parameter and has no graph, a NumPy array that is no data set, or
+    an iterator whose copies go on by themselves.
     """
     if isinstance(value, Tensor):
         return not isinstance(value, torch.nn.Parameter) and not value.requires_grad
