@@ -40,8 +40,9 @@ class RetainedGraph:
 
     def __init__(self, loss: Tensor, space: ParameterSpace) -> None:
         loss = differentiable(loss)
-        refuse_hidden_parameters(loss)
-        if any(node.name() == FUSED_NODE for node in _nodes([loss.grad_fn])):
+        operations = _operations(loss)
+        _refuse_hidden_parameters(operations)
+        if FUSED_NODE in operations:
             raise DoubleBackwardError("The second derivative of the fused weight_norm of torch.nn.utils misses a term")
         try:
             with torch.inference_mode(False), torch.enable_grad():
@@ -107,7 +108,16 @@ def refuse_hidden_parameters(loss: Tensor) -> None:
 
     Reentrant activation checkpointing does: the parameters of its region are reached by ``backward`` alone.
     """
-    if any(node.name() == "CheckpointFunctionBackward" for node in _nodes([loss.grad_fn])):
+    _refuse_hidden_parameters(_operations(loss))
+
+
+def _operations(loss: Tensor) -> set[str]:
+    """Names of the nodes in the graph of a loss."""
+    return {node.name() for node in _nodes([loss.grad_fn])}
+
+
+def _refuse_hidden_parameters(operations: set[str]) -> None:
+    if "CheckpointFunctionBackward" in operations:
         raise HiddenParametersError(
             "Parameters inside of reentrant activation checkpoints cannot be differentiated here: call "
             "torch.utils.checkpoint.checkpoint with "

@@ -179,6 +179,8 @@ class Coordinator(Bookkeeping):
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         unscaled = loss / scaler.get_scale() if scaler is not None else loss
         step = current_step(trainer)
+        # The step may have edited it already; what is measured is on the graph.
+        batch, index, _ = self._recent[-1]
 
         def opened(settings: SurfaceSettings) -> AbstractContextManager[Snapshot]:
             return live_snapshot(
@@ -186,7 +188,7 @@ class Coordinator(Bookkeeping):
                 pl_module,
                 settings,
                 unscaled,
-                SeenBatch(*self._recent[-1][:2], samples_in(self._recent[-1][0])),
+                SeenBatch(batch, index, samples_in(batch)),
                 step,
                 self._warm_start(settings),
                 self._economy_of(settings),

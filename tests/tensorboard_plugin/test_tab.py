@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -365,13 +365,18 @@ def test_broken_events_are_counted_and_left_out(open_page: OpenPage, event_folde
         assert tab.number("Along the gradient", "loss at α = 0") == 0.5
 
 
-def test_metrics_go_on_after_the_last_measurement(open_page: OpenPage, event_folder: Path) -> None:
+def write_one_curvature(event_folder: Path, losses: Iterable[float] = ()) -> None:
+    """A run that measured once, at step 5, and logged a loss at each of its steps."""
     summary_writer = SummaryWriter(str(event_folder / "run"))
-    for step in range(10):
-        summary_writer.add_scalar("train_loss", 1 / (1 + step), step)
+    for step, loss in enumerate(losses):
+        summary_writer.add_scalar("train_loss", loss, step)
     with RecordWriter(None, [summary_writer]) as writer:
         writer.write(Record("eigenvalues", "hessian", 5, {"largest": np.array([3.0])}))
     summary_writer.close()
+
+
+def test_metrics_go_on_after_the_last_measurement(open_page: OpenPage, event_folder: Path) -> None:
+    write_one_curvature(event_folder, losses=[1 / (1 + step) for step in range(10)])
     with tensorboard(event_folder) as address:
         wait_for_runs(address, 1)
         tab = open_page(frame_address(address), ready="#metrics .card")
@@ -381,10 +386,7 @@ def test_metrics_go_on_after_the_last_measurement(open_page: OpenPage, event_fol
 
 
 def test_an_empty_section_names_the_monitor_to_add(open_page: OpenPage, event_folder: Path) -> None:
-    summary_writer = SummaryWriter(str(event_folder / "run"))
-    with RecordWriter(None, [summary_writer]) as writer:
-        writer.write(Record("eigenvalues", "hessian", 5, {"largest": np.array([3.0])}))
-    summary_writer.close()
+    write_one_curvature(event_folder)
     with tensorboard(event_folder) as address:
         wait_for_runs(address, 1)
         tab = open_page(frame_address(address), ready="#curvature .card")
